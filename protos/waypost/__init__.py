@@ -1,0 +1,1 @@
+"""The contract of Waypost, generated from the .proto files beside it."""
