@@ -1,0 +1,75 @@
+# `make` lists the targets. Each does the set-up it needs; nothing else has to be installed but Python 3.11 and make.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INDEX ?= var/index
+REFERENCES ?= reference_prompts/starter
+MODELS ?= reference_prompts/models.toml
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help run build-index test bench evaluate protos lint format export-encoder lock clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run build-index ## Set up, build the index from the starter prompts and serve on 127.0.0.1:50051
+	$(BIN)/waypost serve --index $(INDEX)
+
+build-index: $(VENV)/.run ## Build the index from REFERENCES=… with the models of MODELS=… into INDEX=…
+	$(BIN)/waypost build-index --references $(REFERENCES) --models $(MODELS) --output $(INDEX)
+
+test: $(VENV)/.dev ## Set up and run every test
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev ## Measure speed and size on this machine (about 15 minutes; QUICK=1: does it still run?)
+	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick)
+
+evaluate: $(VENV)/.dev build-index ## Measure routing by cross-validation on REFERENCES=…, report in report/
+	$(BIN)/waypost evaluate --references $(REFERENCES) --models $(MODELS) --output report
+
+protos: $(VENV)/.dev ## Generate the Python of the contract
+	$(BIN)/python -m tests.contract.generate
+
+lint: $(VENV)/.dev ## Style, types, layers, contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/contract.binpb
+
+format: $(VENV)/.dev ## Put the code in form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+export-encoder: $(VENV)/.export ## Export MODEL=… (a sentence-transformers id or folder) to OUTPUT=…
+	$(BIN)/waypost export-encoder $(MODEL) --output $(OUTPUT)
+
+lock: $(VENV)/.dev ## Pin the newest versions pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
+	  --extra report pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
+	  --extra report --group dev pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) var report
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV)"
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.export: requirements-export.txt $(VENV)/.run
+	$(PIP) install -r requirements-export.txt
+	@touch $@

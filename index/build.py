@@ -1,0 +1,165 @@
+"""From labelled prompts to a generation: embeds what is new, keeps what is known.
+
+Called by `waypost build-index`. What changed is told by content hash, so a rebuild costs what changed and not what is
+there. It never serves and never reads settings.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import Catalogue
+from index.encoder import Encoder, encode_texts
+from index.errors import GenerationError, ReferenceError_
+from index.generation import (
+    current_generation,
+    needs_graph,
+    set_current,
+    staging,
+    verify_generation,
+    write_generation,
+)
+from index.records import Reference
+from index.references import write_references
+from index.text import canonical, content_hash
+from index.vectors import Partition, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did."""
+
+    generation: str
+    references: int
+    embedded: int
+    truncated: int
+
+    @property
+    def reused(self) -> int:
+        """How many references had been embedded before."""
+        return self.references - self.embedded
+
+
+def build_index(
+    references: Sequence[Reference],
+    catalogue: Catalogue,
+    encoder: Encoder,
+    output: Path,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> BuildReport:
+    """Build a generation below `output` and make it current.
+
+    Args:
+        references: at least one; their models are in the catalogue.
+        catalogue: stored with the generation.
+        encoder: embeds the prompts; its digest becomes part of the generation.
+        output: the index folder.
+        progress: called with (done, to do) prompts while embedding.
+
+    Raises:
+        ReferenceError_: there are no references.
+        OSError: the folder cannot be written.
+    """
+    if not references:
+        raise ReferenceError_(
+            "no references: at least one labelled prompt is needed to build an index"
+        )
+    texts = [canonical(reference.prompt) for reference in references]
+    hashes = np.frombuffer(
+        b"".join(content_hash(encoder.digest, t) for t in texts), np.uint8
+    ).reshape(-1, 16)
+    previous = _previous(output, encoder.digest)
+    vectors, embedded, truncated = _embed(texts, hashes, encoder, previous, progress)
+    with staging(output) as folder:
+        names = ["references.jsonl", "models.toml", "hashes.npy", "vectors.npy"]
+        write_references(folder / "references.jsonl", references)
+        (folder / "models.toml").write_text(catalogue.text, encoding="utf-8")
+        np.save(folder / "hashes.npy", hashes)
+        np.save(folder / "vectors.npy", vectors)
+        if needs_graph(len(vectors)):
+            names += ["graph.faiss", "graph_rows.npy"]
+            partition = _graph(vectors, hashes, previous)
+            np.save(folder / "graph_rows.npy", partition.save(folder / "graph.faiss"))
+        generation = write_generation(
+            output,
+            {name: folder / name for name in names},
+            encoder.digest,
+            (len(vectors), encoder.dimensions),
+        )
+    set_current(output, generation)
+    return BuildReport(generation, len(references), embedded, truncated)
+
+
+def _embed(
+    texts: Sequence[str],
+    hashes: NDArray[np.uint8],
+    encoder: Encoder,
+    previous: Path | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Vectors, int, int]:
+    """Return (n, d) vectors, and how many prompts were embedded and how many of these were too long."""
+    known, old = _known(previous)
+    vectors = np.empty((len(texts), encoder.dimensions), np.float32)
+    missing: dict[bytes, list[int]] = {}
+    for row, content in enumerate(map(bytes, hashes)):
+        found = known.get(content)
+        if found is None:
+            missing.setdefault(content, []).append(row)
+        else:
+            vectors[row] = old[found]
+    if not missing:
+        return vectors, 0, 0
+    firsts = [rows[0] for rows in missing.values()]
+    new = [texts[row] for row in firsts]
+    done = 0
+
+    def finished(texts: int) -> None:
+        nonlocal done
+        done += texts
+        progress(done, len(new))
+
+    fresh = encode_texts(encoder, new, progress=finished)
+    for rows, vector in zip(missing.values(), fresh, strict=True):
+        vectors[rows] = vector
+    truncated = sum(tokens.truncated for tokens in encoder.tokenise(new))
+    return vectors, len(new), truncated
+
+
+def _previous(output: Path, encoder_digest: str) -> Path | None:
+    """Return the current generation's folder if it is sound and of this encoder: what it holds can be kept."""
+    try:
+        folder = current_generation(output)
+        return folder if verify_generation(folder).encoder_digest == encoder_digest else None
+    except GenerationError:
+        return None
+
+
+def _known(previous: Path | None) -> tuple[dict[bytes, int], Vectors]:
+    """Return content hash → row, and the vectors of these rows."""
+    if previous is None:
+        return {}, np.empty((0, 0), np.float32)
+    hashes = np.load(previous / "hashes.npy", allow_pickle=False)
+    vectors: Vectors = np.load(previous / "vectors.npy", allow_pickle=False, mmap_mode="r")
+    return {bytes(content): row for row, content in enumerate(hashes)}, vectors
+
+
+def _graph(vectors: Vectors, hashes: NDArray[np.uint8], previous: Path | None) -> Partition:
+    """Return a partition with every vector linked, starting from the previous graph where there is one."""
+    every = np.arange(len(vectors), dtype=np.int64)
+    if previous is None or not (previous / "graph.faiss").is_file():
+        return Partition.linked(every, vectors)
+    old_hashes = np.load(previous / "hashes.npy", allow_pickle=False)
+    old_rows = np.load(previous / "graph_rows.npy", allow_pickle=False)
+    free: dict[bytes, list[int]] = {}
+    for row, content in reversed(list(enumerate(map(bytes, hashes)))):
+        free.setdefault(content, []).append(row)
+    rows = np.full(len(old_rows), -1, np.int64)
+    for node, old in enumerate(old_rows.tolist()):
+        candidates = free.get(bytes(old_hashes[old])) if old >= 0 else None
+        if candidates:
+            rows[node] = candidates.pop()
+    new = np.setdiff1d(every, rows)
+    return Partition.linked(new, vectors[new], previous / "graph.faiss", rows)

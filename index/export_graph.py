@@ -1,0 +1,363 @@
+"""The ONNX graph of an encoder: token ids to unit vectors, in fp32 or in row-wise int8.
+
+Owns the graph and the quantising of its weights. Never sees torch, files or texts. Called by
+`index.export`; what it builds is run by `index.encoder`.
+
+The shape of the graph follows from two measurements. Padding is what batches cost, so everything
+but attention works on the real tokens only, as one (tokens, hidden) matrix: batches of unlike
+prompts ran 1.6 times faster, mixed with long ones 1.9 times. And a scale per batch makes a vector
+depend on its neighbours, so each token has its own.
+
+One int8 product is: scale = max|x| of the token / 127, x to unsigned int8 around 128 (u8 x s8 is
+onnxruntime's fast path), an exact integer product, both scales applied in fp32. Smoothing first
+moves the range of outlier channels from activations into weights (SmoothQuant, arXiv 2211.10438,
+alpha 0.5); it took the worst cosine from .990 to .996. After the activation function values are
+barely negative, so the zero point is 28 there and 227 steps are left for the positive side;
+smoothing them as well made matters worse (.9947).
+
+Weights use all 8 bits. On CPUs without VNNI onnxruntime's kernel could then saturate; the encoder
+finds out when it loads, and has the products done in a wider type there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from index.errors import EncoderError
+from index.export_weights import Array, Layer, Linear, Norm, Weights
+
+Precision = Literal["int8", "fp32"]
+Pooling = Literal["mean", "cls"]
+
+_CENTRE: Final = 128
+_GELU_ZERO: Final = 28
+_GELU_MINIMUM: Final = 0.17  # the lowest value of GELU is -0.16997; ReLU's is 0
+_ALPHA: Final = 0.5
+_CONTRIB: Final = "com.microsoft"
+_ACTIVATIONS: Final = {
+    "gelu": "BiasGelu",
+    "gelu_new": "FastGelu",
+    "gelu_pytorch_tanh": "FastGelu",
+    "relu": "Relu",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What turns token vectors into the text's: pooling, then any dense layers."""
+
+    pooling: Pooling
+    dense: tuple[tuple[Linear, Literal["Identity", "Tanh"]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The lowest and highest value of each input channel of a linear layer, each (inputs,)."""
+
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    """Token vectors (tokens, hidden), less a constant `shift` (hidden,) that is added back later."""
+
+    values: str
+    shift: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantised:
+    """Activations as the integer product wants them: (tokens, n) u8, and (tokens, 1) scales."""
+
+    values: str
+    scales: str
+    zero: int
+
+
+def build_graph(
+    weights: Weights,
+    head: Head,
+    *,
+    precision: Precision,
+    reaches: Mapping[str, Reach] | None = None,
+) -> onnx.ModelProto:
+    """Build the model: (input_ids, attention_mask), int64 (texts, tokens), to `embedding`.
+
+    `reaches` is what goes into each linear layer, by `Linear.module`, over calibration texts:
+    without it int8 is neither shifted nor smoothed. The result is fp32 (texts, dimensions), unit rows. Texts
+    are padded on the right, by any amount; no row may be all padding.
+
+    Raises `EncoderError` if the activation function is not known.
+    """
+    if weights.activation not in _ACTIVATIONS:
+        message = f"cannot export the activation {weights.activation!r}; known: {[*_ACTIVATIONS]}"
+        raise EncoderError(message)
+    return _Graph(weights, head, precision, reaches or {}).build()
+
+
+class _Graph:
+    """The nodes and constants of one model while it is being built."""
+
+    def __init__(
+        self, weights: Weights, head: Head, precision: Precision, reaches: Mapping[str, Reach]
+    ) -> None:
+        self._weights = weights
+        self._head = head
+        self._int8 = precision == "int8"
+        self._reaches = reaches if precision == "int8" else {}
+        self._hidden = weights.words.shape[1]
+        self._width = self._hidden // weights.heads
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._tensors: list[onnx.TensorProto] = []
+        self._zeros: dict[int, str] = {}
+
+    def build(self) -> onnx.ModelProto:
+        """Put the parts together, in the order data flows."""
+        self._index_tokens()
+        layers = self._weights.layers
+        hidden = self._embed(self._shift(layers[0].query))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            hidden = self._attend(layer, hidden, self._shift(layer.up))
+            hidden = self._feed_forward(layer, hidden, self._shift(following and following.query))
+        vectors = self._pool(hidden.values)
+        dimensions = self._hidden
+        for linear, activation in self._head.dense:
+            product = self._op("MatMul", vectors, self._float(linear.weight))
+            summed = self._op("Add", product, self._float(linear.bias))
+            vectors = summed if activation == "Identity" else self._op(activation, summed)
+            dimensions = len(linear.bias)
+        self._nodes.append(
+            helper.make_node("LpNormalization", [vectors], ["embedding"], p=2, axis=1)
+        )
+        graph = helper.make_graph(
+            self._nodes,
+            "encoder",
+            [
+                helper.make_tensor_value_info(name, TensorProto.INT64, ["texts", "tokens"])
+                for name in ("input_ids", "attention_mask")
+            ],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", dimensions])],
+            self._tensors,
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    # Where each real token stands, in the padded layout and in the flat one.
+
+    def _index_tokens(self) -> None:
+        heads = self._weights.heads
+        shape = self._op("Shape", "input_ids")
+        length = self._op("Gather", shape, self._int([1]))
+        flat_mask = self._op("Reshape", "attention_mask", self._int([-1]))
+        real = self._op("Reshape", self._op("NonZero", flat_mask), self._int([-1]))
+        self._ids = self._op("Gather", self._op("Reshape", "input_ids", self._int([-1])), real)
+        self._position = self._op("Mod", real, length)
+        # Padding slots point at some real token: attention masks them out, but they must be finite.
+        count = self._op("Sub", self._op("CumSum", flat_mask, self._int(0)), self._int(1))
+        self._slots = self._op("Reshape", self._op("Max", count, self._int(0)), shape)
+        # A token's query, key and value are 3 * heads rows of `width`: one Gather lays a batch out
+        # as (texts, heads, tokens, width), which Split and Transpose take three passes for.
+        rows = self._op("Mul", self._slots, self._int(3 * heads))
+        rows = self._op("Unsqueeze", rows, self._int([1]))
+        numbers = np.arange(3 * heads).reshape(3, 1, heads, 1)
+        self._rows = [self._op("Add", rows, self._int(part)) for part in numbers]
+        # And back: token (text, position) has head h at row (text * heads + h) * length + position.
+        text = self._op("Div", real, length)
+        start = self._op("Mul", text, self._op("Mul", length, self._int([heads])))
+        start = self._op("Unsqueeze", self._op("Add", start, self._position), self._int([1]))
+        steps = self._op("Mul", self._int([np.arange(heads)]), length)
+        self._back = self._op("Add", start, steps)
+        self._mask = self._op("Cast", "attention_mask", to=TensorProto.FLOAT)
+        penalty = self._op("Mul", self._op("Sub", self._mask, self._float(1)), self._float(1e4))
+        self._penalty = self._op("Unsqueeze", penalty, self._int([1, 2]))
+        if self._weights.relative is not None:
+            self._penalty = self._op("Add", self._penalty, self._relative(length))
+
+    def _relative(self, length: str) -> str:
+        table = self._weights.relative
+        assert table is not None
+        scalar = self._op("Squeeze", length)
+        steps = self._op("Range", self._int(0), scalar, self._int(1))
+        query = self._op("Unsqueeze", steps, self._int([1]))
+        distance = self._op("Sub", self._op("Unsqueeze", steps, self._int([0])), query)
+        centre = len(table) // 2
+        row = self._op("Add", distance, self._int(centre))
+        # Padding may reach past the window; what stands there is masked.
+        row = self._op("Min", row, self._int(2 * centre))
+        row = self._op("Max", row, self._int(0))
+        bias = self._op("Gather", self._float(table.T), row, axis=1)
+        return self._op("Unsqueeze", bias, self._int([0]))
+
+    def _embed(self, shift: Array) -> _Hidden:
+        words = self._weights.words
+        if self._int8:
+            scales = np.maximum(np.abs(words).max(axis=1, keepdims=True), 1e-8) / 127
+            table = self._constant(np.round(words / scales).astype(np.int8))
+            rows = self._op("Cast", self._op("Gather", table, self._ids), to=TensorProto.FLOAT)
+            word = self._op("Mul", rows, self._op("Gather", self._float(scales), self._ids))
+        else:
+            word = self._op("Gather", self._float(words), self._ids)
+        position = self._op("Gather", self._float(self._weights.positions), self._position)
+        return self._norm(self._op("Add", word, position), self._weights.embedding_norm, shift)
+
+    def _attend(self, layer: Layer, hidden: _Hidden, shift: Array) -> _Hidden:
+        root = np.float32(np.sqrt(self._width))
+        # The score's 1/sqrt(width) is in the query's weights. The key's bias adds the same to every
+        # score of a query, which softmax ignores. The value's bias comes out of attention as it
+        # is, because shares sum to one: it is in the output's bias.
+        value, output = layer.value, layer.output
+        value_bias = value.bias + hidden.shift @ value.weight
+        bias = output.bias + value_bias @ output.weight
+        smooth = self._smoothing(output.module, output.weight)
+        query_weight = layer.query.weight / root
+        query_bias = layer.query.bias / root + hidden.shift @ query_weight
+        joint = np.concatenate([query_weight, layer.key.weight, value.weight / smooth], axis=1)
+        rows = self._smooth_product(hidden.values, layer.query.module, joint)
+        rows = self._op("Reshape", rows, self._int([-1, self._width]))
+        queries, keys, values = (self._op("Gather", rows, index) for index in self._rows)
+        by_head = self._float(query_bias.reshape(1, -1, 1, self._width))
+        queries = self._op("Add", queries, by_head)
+        scores = self._op("FusedMatMul", queries, keys, domain=_CONTRIB, transB=1)
+        shares = self._op("Softmax", self._op("Add", scores, self._penalty), axis=-1)
+        mixed = self._op("MatMul", shares, values)
+        mixed = self._op("Reshape", mixed, self._int([-1, self._width]))
+        context = self._op("Gather", mixed, self._back)
+        context = self._op("Reshape", context, self._int([-1, self._hidden]))
+        product = self._product(self._quantise(context), output.weight * smooth[:, None])
+        return self._residual(product, bias, hidden, layer.attention_norm, shift)
+
+    def _feed_forward(self, layer: Layer, hidden: _Hidden, shift: Array) -> _Hidden:
+        up, down = layer.up, layer.down
+        product = self._smooth_product(hidden.values, up.module, up.weight)
+        name = _ACTIVATIONS[self._weights.activation]
+        bias = self._float(up.bias + hidden.shift @ up.weight)
+        if name == "Relu":
+            inner = self._op("Relu", self._op("Add", product, bias))
+        else:
+            inner = self._op(name, product, bias, domain=_CONTRIB)
+        product = self._product(self._quantise(inner, zero=_GELU_ZERO), down.weight)
+        return self._residual(product, down.bias, hidden, layer.norm, shift)
+
+    def _residual(
+        self, product: str, bias: Array, hidden: _Hidden, norm: Norm, shift: Array
+    ) -> _Hidden:
+        # Three plain nodes: the fused SkipLayerNormalization made the whole model 1.4 times slower.
+        summed = self._op("Add", product, self._float(bias + hidden.shift))
+        return self._norm(self._op("Add", summed, hidden.values), norm, shift)
+
+    def _pool(self, hidden: str) -> str:
+        if self._head.pooling == "cls":
+            first = self._op("Gather", self._slots, self._int(0), axis=1)
+            return self._op("Gather", hidden, first)
+        # The sum, not the mean: the vector is scaled to unit length anyway, unless a dense layer
+        # comes in between.
+        padded = self._op("Gather", hidden, self._slots)
+        mask = self._op("Unsqueeze", self._mask, self._int([1]))
+        total = self._op("Squeeze", self._op("MatMul", mask, padded), self._int([1]))
+        if not self._head.dense:
+            return total
+        count = self._op("ReduceSum", self._mask, self._int([1]), keepdims=1)
+        return self._op("Div", total, count)
+
+    # The int8 product, and what it needs.
+
+    def _shift(self, linear: Linear | None) -> Array:
+        """Give the middle of what goes into `linear`, per channel: zeros if not calibrated."""
+        if linear is None or linear.module not in self._reaches:
+            return np.zeros(self._hidden, np.float32)
+        reach = self._reaches[linear.module]
+        # Rounded, here and in the smoothing, so that the last bits of an activation, which differ
+        # between CPUs, do not reach the artefact.
+        middle: Array = np.round(32 * (reach.low + reach.high)) / np.float32(64)
+        return middle
+
+    def _smoothing(self, module: str, weight: Array) -> Array:
+        """Give the factor by which to divide each input channel: ones if not calibrated."""
+        if module not in self._reaches:
+            return np.ones(len(weight), np.float32)
+        reach = self._reaches[module]
+        half = np.maximum((reach.high - reach.low) / 2, 1e-5).astype(np.float64)
+        weights = np.maximum(np.abs(weight).max(axis=1), 1e-5).astype(np.float64)
+        exponent = _ALPHA * np.log2(half) - (1 - _ALPHA) * np.log2(weights)
+        rounded = np.round(16 * (exponent - exponent.mean())) / 16
+        return np.exp2(rounded).astype(np.float32)
+
+    def _smooth_product(self, values: str, module: str, weight: Array) -> str:
+        if not self._int8:
+            return self._product(values, weight)
+        smooth = self._smoothing(module, weight)
+        values = self._op("Mul", values, self._float(1 / smooth))
+        return self._product(self._quantise(values), weight * smooth[:, None])
+
+    def _quantise(self, values: str, zero: int = _CENTRE) -> str | _Quantised:
+        if not self._int8:
+            return values
+        axis = self._int([1])
+        if zero == _CENTRE:
+            reach = self._op("ReduceMax", self._op("Abs", values), axis, keepdims=1)
+            scales = self._op("Mul", reach, self._float(1 / 127))
+            floor = 1e-8
+        else:
+            reach = self._op("ReduceMax", values, axis, keepdims=1)
+            scales = self._op("Mul", reach, self._float(1 / (255 - zero)))
+            floor = _GELU_MINIMUM / zero
+        scales = self._op("Max", scales, self._float(floor))
+        if zero not in self._zeros:
+            shape = self._op("Shape", self._ids)
+            constant = self._constant(np.array(zero, np.uint8))
+            self._zeros[zero] = self._op("Expand", constant, shape)
+        flat = self._op("Reshape", scales, self._int([-1]))
+        rounded = self._op("QuantizeLinear", values, flat, self._zeros[zero], axis=0)
+        return _Quantised(rounded, scales, zero)
+
+    def _product(self, values: str | _Quantised, weight: Array) -> str:
+        if isinstance(values, str):
+            return self._op("MatMul", values, self._float(weight))
+        scales = np.maximum(np.abs(weight).max(axis=0), 1e-8) / 127
+        product = self._op(
+            "MatMulIntegerToFloat",
+            values.values,
+            self._constant(np.round(weight / scales).astype(np.int8)),
+            self._float(1),
+            self._float(scales),
+            self._constant(np.array(values.zero, np.uint8)),
+            domain=_CONTRIB,
+        )
+        return self._op("Mul", product, values.scales)
+
+    def _norm(self, values: str, norm: Norm, shift: Array) -> _Hidden:
+        gain, bias = self._float(norm.gain), self._float(norm.bias - shift)
+        epsilon = self._weights.epsilon
+        normed = self._op(
+            "LayerNormalization", values, gain, bias, axis=-1, epsilon=epsilon
+        )
+        return _Hidden(normed, shift)
+
+    # Nodes and constants.
+
+    def _op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        name = f"n{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, [*inputs], [name], domain=domain, **attributes))
+        return name
+
+    def _float(self, value: object) -> str:
+        return self._constant(np.asarray(value, np.float32))
+
+    def _int(self, value: object) -> str:
+        return self._constant(np.asarray(value, np.int64))
+
+    def _constant(self, value: NDArray[Any]) -> str:
+        key = (value.dtype.str, value.shape, value.tobytes() if value.size < 64 else b"")
+        if value.size < 64 and key in self._constants:
+            return self._constants[key]
+        name = f"c{len(self._tensors)}"
+        self._tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._constants[key] = name
+        return name

@@ -1,0 +1,319 @@
+"""Generations: immutable, checksummed builds of the reference index, and the folder that holds them.
+
+A generation is a folder with `manifest.json`; its id is the digest of all it holds, so the same input gives the same
+generation. It is written beside, checksummed, synced and renamed: it is there whole or not at all. Everything is
+checked against the manifest before it is used. Written by `index.build`, read by the service and by `waypost check`.
+
+    index folder/
+    ├── CURRENT                     the id of the generation in use
+    └── 3f2a…/                      one generation
+        ├── manifest.json           what it holds, with size and SHA-256 of every other file
+        ├── models.toml             the catalogue it was built with
+        ├── references.jsonl        the references, in the order of the vectors' rows
+        ├── hashes.npy  vectors.npy content hash (n, 16) uint8 and embedding (n, d) float32 of every prompt
+        └── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import Catalogue, parse_catalogue
+from index.errors import GenerationError
+from index.records import Reference
+from index.references import read_references
+from index.vectors import EXACT_LIMIT, Partition, Vectors
+
+FORMAT: Final = 1
+_CURRENT = "CURRENT"
+_MANIFEST = "manifest.json"
+_REMEDY = "build it anew with `waypost build-index`"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a generation says of itself."""
+
+    id: str
+    created_at: float
+    references: int
+    encoder_digest: str
+    dimensions: int
+    files: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One loaded build: references, their vectors and the catalogue they are labelled from."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    references: Sequence[Reference]
+    partition: Partition
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.manifest.id
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """Score of every model for every reference: shape (references, models), NaN where not known."""
+        return score_matrix(self.references, self.catalogue)
+
+    @cached_property
+    def costs(self) -> NDArray[np.float32]:
+        """Cost in USD of every model for every reference: shape (references, models), NaN where not known."""
+        column = {name: i for i, name in enumerate(self.catalogue.ids)}
+        costs = np.full((len(self.references), len(column)), np.nan, np.float32)
+        for row, reference in enumerate(self.references):
+            for name, cost in reference.costs.items():
+                costs[row, column[name]] = cost
+        return costs
+
+    @cached_property
+    def mean_scores(self) -> NDArray[np.float32]:
+        """Mean score of every model over the references that know it: shape (models,), NaN where none does."""
+        return _column_means(self.scores)
+
+    @cached_property
+    def mean_costs(self) -> NDArray[np.float32]:
+        """Mean cost in USD of every model over the references that know it: shape (models,), NaN where none does."""
+        return _column_means(self.costs)
+
+
+def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:
+    """Return scores of shape (references, models of the catalogue), NaN where not known.
+
+    A best model means score 1 for it and 0 for the others. Models the catalogue does not have are left out.
+    """
+    column = {name: i for i, name in enumerate(catalogue.ids)}
+    scores = np.full((len(references), len(column)), np.nan, np.float32)
+    for row, reference in enumerate(references):
+        if reference.best_model in column:
+            scores[row] = 0.0
+            scores[row, column[reference.best_model]] = 1.0
+        for name, score in reference.scores.items():
+            if name in column:
+                scores[row, column[name]] = score
+    return scores
+
+
+def write_generation(
+    root: Path,
+    files: Mapping[str, Path],
+    encoder_digest: str,
+    vectors_shape: tuple[int, int],
+) -> str:
+    """Take finished files into a new generation below `root` and return its id; the same content is written once.
+
+    Args:
+        root: the index folder; made if it is not there.
+        files: name inside the generation → a file to move there, on the same file system.
+        encoder_digest: of the encoder that made the vectors.
+        vectors_shape: (references, dimensions).
+    """
+    listed = {
+        name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for name, path in files.items()
+    }
+    content = {
+        "format": FORMAT,
+        "references": vectors_shape[0],
+        "encoder_digest": encoder_digest,
+        "dimensions": vectors_shape[1],
+        "files": {name: listed[name] for name in sorted(listed)},
+    }
+    generation_id = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    target = root / generation_id
+    if target.exists():
+        with contextlib.suppress(GenerationError):
+            verify_generation(target)
+            return generation_id
+        shutil.rmtree(target)
+    with staging(root) as folder:
+        for name, path in files.items():
+            os.replace(path, folder / name)
+            _sync(folder / name)
+        manifest = {"id": generation_id, "created_at": round(time.time(), 3), **content}
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _sync(folder / _MANIFEST)
+        _sync(folder)
+        os.replace(folder, target)
+    _sync(root)
+    return generation_id
+
+
+@contextlib.contextmanager
+def staging(root: Path) -> Any:  # noqa: ANN401 - a context manager of Path
+    """Yield a folder below `root` that is removed at the end, unless it was renamed."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a generation's manifest, or raise GenerationError where it is missing, unsound or too new."""
+    path = folder / _MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise GenerationError(
+                f"{path}: format {raw['format']!r} is not the one this version reads ({FORMAT}); {_REMEDY}"
+            )
+        return Manifest(
+            id=str(raw["id"]),
+            created_at=float(raw["created_at"]),
+            references=int(raw["references"]),
+            encoder_digest=str(raw["encoder_digest"]),
+            dimensions=int(raw["dimensions"]),
+            files={str(k): dict(v) for k, v in raw["files"].items()},
+        )
+    except FileNotFoundError:
+        raise GenerationError(
+            f"{folder}: no generation is here ({_MANIFEST} is missing); {_REMEDY}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GenerationError(f"{path}: cannot be read ({error!r}); {_REMEDY}") from error
+
+
+def verify_generation(folder: Path) -> Manifest:
+    """Return the manifest after checking every file against it; raise GenerationError where one differs."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name:
+            raise GenerationError(
+                f"{folder / _MANIFEST}: file name {name!r} leads elsewhere; {_REMEDY}"
+            )
+        if not path.is_file():
+            raise GenerationError(f"{path}: missing from the generation; {_REMEDY}")
+        if path.stat().st_size != expected.get("bytes") or _sha256(path) != expected.get("sha256"):
+            raise GenerationError(
+                f"{path}: damaged: size or checksum differs from the manifest; {_REMEDY}"
+            )
+    return manifest
+
+
+def load_generation(folder: Path, encoder_digest: str | None = None) -> Generation:
+    """Load a generation into memory, ready to be searched.
+
+    Args:
+        folder: of the generation itself.
+        encoder_digest: of the encoder that will embed prompts; None: any.
+
+    Raises:
+        GenerationError: damaged, foreign, or made with another encoder.
+    """
+    manifest = verify_generation(folder)
+    if encoder_digest is not None and manifest.encoder_digest != encoder_digest:
+        raise GenerationError(
+            f"{folder}: built with encoder {manifest.encoder_digest[:12]}, but {encoder_digest[:12]} is in use: "
+            f"vectors of different encoders cannot be compared; {_REMEDY}, or set encoder.path to the other one"
+        )
+    try:
+        catalogue = parse_catalogue(
+            (folder / "models.toml").read_text(encoding="utf-8"), str(folder / "models.toml")
+        )
+        references = read_references([folder / "references.jsonl"], catalogue).references
+        vectors: Vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise GenerationError(f"{folder}: cannot be loaded ({error}); {_REMEDY}") from error
+    if (
+        vectors.shape != (manifest.references, manifest.dimensions)
+        or len(references) != manifest.references
+    ):
+        raise GenerationError(f"{folder}: its parts do not fit together; {_REMEDY}")
+    return Generation(manifest, catalogue, references, _partition(folder, vectors))
+
+
+def _partition(folder: Path, vectors: Vectors) -> Partition:
+    graph = folder / "graph.faiss"
+    if not graph.is_file():
+        partition = Partition(vectors.shape[1])
+        partition.add(np.arange(len(vectors)), vectors)
+        return partition
+    try:
+        rows = np.load(folder / "graph_rows.npy", allow_pickle=False)
+        return Partition.linked(rows[:0], vectors[:0], graph, rows)
+    except (OSError, ValueError) as error:
+        raise GenerationError(
+            f"{folder}: its graph cannot be loaded ({error}); {_REMEDY}"
+        ) from error
+
+
+def list_generations(root: Path) -> list[tuple[Path, Manifest | GenerationError]]:
+    """Return every generation below an index folder, newest first; unreadable ones with their error, last."""
+    found: list[tuple[Path, Manifest | GenerationError]] = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        if folder.is_dir() and not folder.name.startswith("."):
+            try:
+                found.append((folder, read_manifest(folder)))
+            except GenerationError as error:
+                found.append((folder, error))
+    return sorted(found, key=lambda f: -f[1].created_at if isinstance(f[1], Manifest) else 0.0)
+
+
+def current_generation(root: Path) -> Path:
+    """Return the folder of the generation in use; `root` may also be a generation itself."""
+    if (root / _MANIFEST).is_file():
+        return root
+    try:
+        name = (root / _CURRENT).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise GenerationError(
+            f"{root}: no index is here; build one with "
+            f"`waypost build-index --references PATH --models models.toml --output {root}`"
+        ) from None
+    if not name or Path(name).name != name or name.startswith("."):
+        raise GenerationError(f"{root / _CURRENT}: does not name a generation; {_REMEDY}")
+    return root / name
+
+
+def set_current(root: Path, generation_id: str) -> None:
+    """Make a generation the one in use from the next start on: the file is replaced at once."""
+    temporary = root / f".{_CURRENT}-{os.getpid()}"
+    temporary.write_text(generation_id + "\n", encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, root / _CURRENT)
+    _sync(root)
+
+
+def needs_graph(references: int) -> bool:
+    """Return whether so many references are searched by graph rather than exactly."""
+    return references > EXACT_LIMIT
+
+
+def _column_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    seen = (~np.isnan(values)).sum(axis=0)
+    means = np.nansum(values, axis=0, dtype=np.float64) / np.maximum(seen, 1)
+    return np.where(seen > 0, means, np.nan).astype(np.float32)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""Canonical text, fingerprints and keys: what makes two requests the same.
+
+Pure functions. A key must never collide by concatenation, so every part is hashed with its length in front. Used
+by the cache (exact key, context), by the builder (content hash) and by checks on what a text says (numbers).
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from index.records import Message
+
+_NUMBER = re.compile(r"\d+(?:[.,:/\-]\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that must match exactly for a cached answer to be valid, besides the prompt."""
+
+    system_prompt: str = ""
+    tools: str = ""
+    response_format: str = ""
+    sampling: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def canonical(text: str) -> str:
+    """Return the text with differences removed that no reader and no model could mean.
+
+    Unicode composed (NFC), line ends as line feeds, no white space at the end of a line nor around the whole.
+    Case, inner spacing and punctuation stay: in code and in names they matter. Idempotent.
+    """
+    if text.isascii() and "\n" not in text and "\r" not in text:
+        return text.strip()
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "\n".join(map(str.rstrip, text.split("\n"))).strip()
+
+
+def digest(parts: Iterable[str | bytes], size: int = 32) -> bytes:
+    """Return a BLAKE2b digest of `size` bytes over parts, each with its length in front."""
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        state.update(len(raw).to_bytes(8, "little"))
+        state.update(raw)
+    return state.digest()
+
+
+def context_fingerprint(context: Context, history: Sequence[Message] = ()) -> bytes:
+    """Return 16 bytes that are equal only for equal contexts and equal earlier turns.
+
+    Args:
+        context: what the caller said an answer depends on.
+        history: the turns before the last one, oldest first; their text counts as it stands.
+    """
+    parts = [context.system_prompt, context.tools, context.response_format, context.sampling]
+    parts.append(str(len(context.extra)))
+    for name in sorted(context.extra):
+        parts += (name, context.extra[name])
+    for turn in history:
+        parts += (turn.role, turn.content)
+    return digest(parts, 16)
+
+
+EMPTY_CONTEXT = context_fingerprint(Context())
+
+
+def answer_key(scope: str, context: bytes, text: str) -> bytes:
+    """Return the 32 bytes that an exact hit matches, over scope, context fingerprint and canonical text."""
+    return digest((scope, context, text))
+
+
+def content_hash(encoder_digest: str, text: str) -> bytes:
+    """Return 16 bytes that say whether a text was already embedded, by this very encoder."""
+    return digest((encoder_digest, text), 16)
+
+
+def numbers(text: str) -> tuple[str, ...]:
+    """Return the numbers a text holds, in order: digits of any script, with inner separators.
+
+    Thousands separators are dropped ("1,000" is "1000"), so that spelling alone makes no difference.
+    """
+    if text.isascii() and not any(map(str.isdigit, text)):
+        return ()
+    text = unicodedata.normalize("NFKC", text)
+    found = []
+    for match in _NUMBER.findall(text):
+        plain = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in match)
+        found.append(re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", plain))
+    return tuple(found)

@@ -1,0 +1,263 @@
+"""The view of a store that lookups are made in: keys and vectors of every record that can be served now.
+
+Holds no answers' texts, only what finds and judges them; can be rebuilt from the store's feed at any time. All
+of it is read and changed on one thread, but for the partitions, which lock for themselves. It never writes to the
+store and never decides.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from index.records import Answer, LiveReference, Reference
+from index.store import Change, Kind, RecordKey, Store
+from index.text import numbers
+from index.vectors import Partition, Vectors
+
+_PAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of a cached answer without its text. `row` is its id inside the partition."""
+
+    id: str
+    row: int
+    scope: str
+    key: bytes
+    context: bytes
+    stored_at: float
+    expires_at: float
+    model: str
+    source_tags: tuple[str, ...]
+    numbers: tuple[str, ...]
+    truncated: bool
+
+    def alive(self, now: float) -> bool:
+        """Return whether it can still be served at a time (seconds since the epoch)."""
+        return not self.expires_at or now < self.expires_at
+
+
+@dataclass(slots=True)
+class ScopeView:
+    """Everything of one scope. Nothing here is ever looked at for another scope."""
+
+    by_key: dict[bytes, Entry] = field(default_factory=dict)
+    by_id: dict[str, Entry] = field(default_factory=dict)
+    by_row: dict[int, Entry] = field(default_factory=dict)
+    partitions: dict[bytes, Partition] = field(default_factory=dict)
+    references: dict[str, int] = field(default_factory=dict)
+    reference_rows: dict[int, Reference] = field(default_factory=dict)
+    reference_partition: Partition | None = None
+
+
+class View:
+    """All scopes, for one encoder: records embedded by another are only ever hit exactly.
+
+    Args:
+        encoder_digest: of the encoder whose vectors may meet here.
+        dimensions: length of its vectors.
+    """
+
+    def __init__(self, encoder_digest: str, dimensions: int) -> None:
+        self._encoder_digest = encoder_digest
+        self._dimensions = dimensions
+        self._scopes: dict[str, ScopeView] = {}
+        self._next_row = 0
+        self.answers = 0
+        self.live_references = 0
+
+    def load(
+        self, store: Store, progress: Callable[[int], None] = lambda _: None
+    ) -> list[RecordKey]:
+        """Apply the store's whole feed; return the records that another encoder embedded."""
+        since, stale = 0, []
+        while page := store.changes(since, _PAGE, contents=False):
+            stale += [
+                c.key
+                for c in page
+                if c.record is not None and c.record.encoder != self._encoder_digest
+            ]
+            self.apply(page)
+            since = page[-1].seq
+            progress(len(page))
+        return stale
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Make the view agree with changes of the store. Vectors are added partition by partition."""
+        waiting: dict[int, tuple[Partition, list[int], list[bytes]]] = {}
+        for change in changes:
+            if change.record is None:
+                _flush(waiting)  # a removal must find what was added just before
+                self.remove(change.key)
+                continue
+            if self._find(change.key) is not None:
+                _flush(waiting)
+                self.remove(change.key)
+            partition, row = (
+                self._add_answer(change.record)
+                if isinstance(change.record, Answer)
+                else self._add_reference(change.record)
+            )
+            if partition is not None:
+                _, rows, vectors = waiting.setdefault(id(partition), (partition, [], []))
+                rows.append(row)
+                vectors.append(change.record.vector)
+        _flush(waiting)
+
+    def remove(self, key: RecordKey) -> None:
+        """Forget one record; unknown ones are passed over. After this no lookup finds it."""
+        scope = self._scopes.get(key.scope)
+        if scope is None:
+            return
+        if key.kind is Kind.ANSWER:
+            entry = scope.by_id.pop(key.id, None)
+            if entry is None:
+                return
+            self.answers -= 1
+            if scope.by_key.get(entry.key) is entry:
+                del scope.by_key[entry.key]
+            if scope.by_row.pop(entry.row, None) is not None:
+                partition = scope.partitions[entry.context]
+                partition.remove([entry.row])
+                if not len(partition):
+                    del scope.partitions[entry.context]
+        else:
+            row = scope.references.pop(key.id, None)
+            if row is None:
+                return
+            self.live_references -= 1
+            if scope.reference_rows.pop(row, None) and scope.reference_partition is not None:
+                scope.reference_partition.remove([row])
+
+    def exact(self, scope: str, key: bytes) -> Entry | None:
+        """Return the entry with this very key, alive or not."""
+        view = self._scopes.get(scope)
+        return view.by_key.get(key) if view else None
+
+    def by_id(self, scope: str, entry_id: str) -> Entry | None:
+        """Return the entry of this id in this scope."""
+        view = self._scopes.get(scope)
+        return view.by_id.get(entry_id) if view else None
+
+    def entry_at(self, scope: str, row: int) -> Entry | None:
+        """Return the entry a search of this scope's partitions found, unless it was removed meanwhile."""
+        view = self._scopes.get(scope)
+        return view.by_row.get(row) if view else None
+
+    def reference_at(self, scope: str, row: int) -> Reference | None:
+        """Return the live reference a search of this scope found, unless it was removed meanwhile."""
+        view = self._scopes.get(scope)
+        return view.reference_rows.get(row) if view else None
+
+    def answer_partition(self, scope: str, context: bytes) -> Partition | None:
+        """Return where the answers of one scope and context are searched, if there are any."""
+        view = self._scopes.get(scope)
+        return view.partitions.get(context) if view else None
+
+    def reference_partition(self, scope: str) -> Partition | None:
+        """Return where the live references of one scope are searched, if there are any."""
+        view = self._scopes.get(scope)
+        return view.reference_partition if view and view.references else None
+
+    def has_reference(self, scope: str, reference_id: str) -> bool:
+        """Return whether a live reference of this id is in this scope."""
+        view = self._scopes.get(scope)
+        return view is not None and reference_id in view.references
+
+    def entries(self, scope: str) -> Collection[Entry]:
+        """Return a scope's entries, oldest first: a live view, not to be kept over a change."""
+        view = self._scopes.get(scope)
+        return view.by_id.values() if view else ()
+
+    def near(self, scope: str, vector: Vectors, min_similarity: float) -> frozenset[str]:
+        """Return the ids of all answers whose prompt is within a cosine of a vector of shape (dimensions,).
+
+        Answers that are only hit exactly have no vector, and are in no one's neighbourhood.
+        """
+        view = self._scopes.get(scope)
+        if view is None:
+            return frozenset()
+        rows = (row for p in view.partitions.values() for row in p.within(vector, min_similarity))
+        return frozenset(view.by_row[row].id for row in rows if row in view.by_row)
+
+    def count(self, scope: str) -> tuple[int, int]:
+        """Return how many answers and live references a scope holds."""
+        view = self._scopes.get(scope)
+        return (len(view.by_id), len(view.references)) if view else (0, 0)
+
+    def expired(self, now: float | None = None) -> list[RecordKey]:
+        """Return the answers whose time has passed (`now` in seconds since the epoch)."""
+        now = time.time() if now is None else now
+        return [
+            RecordKey(Kind.ANSWER, scope, entry.id)
+            for scope, view in self._scopes.items()
+            for entry in view.by_id.values()
+            if not entry.alive(now)
+        ]
+
+    def partitions(self) -> Iterator[Partition]:
+        """Yield all partitions there are now, for maintenance."""
+        for view in list(self._scopes.values()):
+            yield from list(view.partitions.values())
+            if view.reference_partition is not None:
+                yield view.reference_partition
+
+    def _find(self, key: RecordKey) -> object | None:
+        scope = self._scopes.get(key.scope)
+        if scope is None:
+            return None
+        return (scope.by_id if key.kind is Kind.ANSWER else scope.references).get(key.id)
+
+    def _scope(self, name: str) -> ScopeView:
+        return self._scopes.setdefault(name, ScopeView())
+
+    def _add_answer(self, answer: Answer) -> tuple[Partition | None, int]:
+        scope = self._scope(answer.scope)
+        self._next_row += 1
+        entry = Entry(
+            id=answer.id,
+            row=self._next_row,
+            scope=answer.scope,
+            key=answer.key,
+            context=answer.context,
+            stored_at=answer.stored_at,
+            expires_at=answer.expires_at,
+            model=answer.model,
+            source_tags=answer.source_tags,
+            numbers=numbers(answer.prompt),
+            truncated=answer.truncated,
+        )
+        scope.by_id[entry.id] = scope.by_key[entry.key] = entry
+        self.answers += 1
+        if entry.truncated or not answer.vector or answer.encoder != self._encoder_digest:
+            return None, 0
+        scope.by_row[entry.row] = entry
+        if entry.context not in scope.partitions:
+            scope.partitions[entry.context] = Partition(self._dimensions)
+        return scope.partitions[entry.context], entry.row
+
+    def _add_reference(self, live: LiveReference) -> tuple[Partition | None, int]:
+        scope = self._scope(live.scope)
+        self._next_row += 1
+        scope.references[live.reference.id] = self._next_row
+        self.live_references += 1
+        if live.encoder != self._encoder_digest:
+            return None, 0
+        scope.reference_rows[self._next_row] = live.reference
+        if scope.reference_partition is None:
+            scope.reference_partition = Partition(self._dimensions)
+        return scope.reference_partition, self._next_row
+
+
+def to_vector(raw: bytes) -> Vectors:
+    """Return a stored vector as an array of shape (dimensions,)."""
+    return np.frombuffer(raw, dtype="<f4")
+
+
+def _flush(waiting: dict[int, tuple[Partition, list[int], list[bytes]]]) -> None:
+    for partition, rows, vectors in waiting.values():
+        partition.add(rows, np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(rows), -1))
+    waiting.clear()

@@ -1,0 +1,173 @@
+"""Everything that is written while serving: cached answers and live references, durably, then visibly.
+
+One write at a time goes to the store, on a thread of its own, and takes along all that was asked for while the last one
+ran; a caller hears back after its part is on disk and in the view. Removals are in the view before their caller
+hears back, so no later lookup finds what was removed. Called by the edge; lookups only read its view.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from index.errors import StoreDamagedError, StoreError, StoreFullError
+from index.records import Answer, LiveReference
+from index.store import Change, Kind, Record, RecordKey, Store, key_of
+from index.vectors import EXACT_LIMIT
+from index.view import Entry, View
+
+_TEND_EVERY_S: Final = 5.0
+_SWEEP_AT_ONCE: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Job:
+    puts: Sequence[Record]
+    deletes: Sequence[RecordKey]
+    done: "asyncio.Future[None]"
+
+
+class Answers:
+    """The store and the view of it, kept in step.
+
+    Args:
+        store: the record; closed by `close`.
+        view: loaded from it.
+        max_answers: kept for one scope; above it the oldest go.
+    """
+
+    def __init__(self, store: Store, view: View, max_answers: int) -> None:
+        self.view = view
+        self._store = store
+        self._max_answers = max_answers
+        self._thread = ThreadPoolExecutor(1, "store-writer")
+        self._maintenance = ThreadPoolExecutor(1, "maintenance")
+        self._jobs: list[_Job] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._tender = asyncio.get_running_loop().create_task(self._tend())
+
+    def fetch(self, entry: Entry) -> Answer | None:
+        """Return an entry's answer with its text, or None where it was removed meanwhile."""
+        record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
+        return record if isinstance(record, Answer) else None
+
+    def page(self, kind: Kind, scope: str, after: int, limit: int) -> list[Change]:
+        """Return live records of a scope in the order they were written, `after` a sequence number."""
+        return self._store.scan(kind, scope, after=after, limit=limit)
+
+    async def put(self, answer: Answer) -> bool:
+        """Store an answer durably and serve it from now on; return whether it took another's place.
+
+        Raises:
+            StoreFullError: the disk is full; nothing changed.
+        """
+        replaced = self.view.by_id(answer.scope, answer.id) is not None
+        await self._write([answer], [])
+        return replaced
+
+    async def put_references(self, references: Sequence[LiveReference]) -> None:
+        """Store live references durably, all or none; they vote from now on."""
+        await self._write(references, [])
+
+    async def remove(self, keys: Sequence[RecordKey]) -> None:
+        """Remove records durably. After it returns no lookup finds them."""
+        if keys:
+            await self._write([], keys)
+
+    async def close(self) -> None:
+        """Finish what was begun, then close the store."""
+        self._tender.cancel()
+        while self._writer is not None:
+            await asyncio.shield(self._writer)
+        self._thread.shutdown()
+        self._maintenance.shutdown()
+        self._store.close()
+
+    async def _write(self, puts: Sequence[Record], deletes: Sequence[RecordKey]) -> None:
+        loop = asyncio.get_running_loop()
+        job = _Job(puts, deletes, loop.create_future())
+        self._jobs.append(job)
+        if self._writer is None:
+            self._writer = loop.create_task(self._run_jobs())
+        # A caller that goes away does not take back what is already on its way to the disk.
+        await asyncio.shield(job.done)
+
+    async def _run_jobs(self) -> None:
+        try:
+            while self._jobs:
+                jobs, self._jobs = self._jobs, []
+                try:
+                    await self._commit(jobs)
+                except (StoreFullError, StoreDamagedError) as error:
+                    _fail(jobs, error)
+                except Exception as error:  # noqa: BLE001 - nobody may wait for ever
+                    if len(jobs) == 1 or not isinstance(error, StoreError):
+                        _fail(jobs, error)
+                    else:
+                        await self._one_by_one(jobs)
+        finally:
+            self._writer = None
+
+    async def _one_by_one(self, jobs: list[_Job]) -> None:
+        """Commit alone what could not be committed together: one caller's bad record must not fail another's."""
+        for job in jobs:
+            try:
+                await self._commit([job])
+            except Exception as error:  # noqa: BLE001 - nobody may wait for ever
+                _fail([job], error)
+
+    async def _commit(self, jobs: list[_Job]) -> None:
+        merged: dict[RecordKey, Record | None] = {}
+        for job in jobs:
+            for key in job.deletes:
+                merged.pop(key, None)
+                merged[key] = None
+            for record in job.puts:
+                key = key_of(record)
+                merged.pop(key, None)
+                merged[key] = record
+        for key in self._surplus(merged):
+            merged.setdefault(key, None)
+        puts = [record for record in merged.values() if record is not None]
+        deletes = [key for key, record in merged.items() if record is None]
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, puts, deletes)
+        self.view.apply(Change(0, key, record) for key, record in merged.items())
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_result(None)
+
+    def _surplus(self, merged: dict[RecordKey, Record | None]) -> list[RecordKey]:
+        """Return the oldest answers of each scope that these changes would fill beyond its capacity."""
+        new: dict[str, int] = {}
+        for key, record in merged.items():
+            if isinstance(record, Answer) and self.view.by_id(key.scope, key.id) is None:
+                new[key.scope] = new.get(key.scope, 0) + 1
+        surplus: list[RecordKey] = []
+        for scope, added in new.items():
+            excess = self.view.count(scope)[0] + added - self._max_answers
+            if excess > 0:
+                oldest = (RecordKey(Kind.ANSWER, scope, e.id) for e in self.view.entries(scope))
+                surplus += islice((key for key in oldest if key not in merged), excess)
+        return surplus
+
+    async def _tend(self) -> None:
+        """Remove what has expired, and move new vectors into their graphs, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TEND_EVERY_S)
+            # What could not be removed is not served meanwhile, and the next round tries again.
+            with contextlib.suppress(StoreError):
+                await self.remove(self.view.expired(time.time())[:_SWEEP_AT_ONCE])
+            for partition in [p for p in self.view.partitions() if len(p) > EXACT_LIMIT]:
+                while await loop.run_in_executor(self._maintenance, partition.maintain):
+                    pass
+
+
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(error)

@@ -1,0 +1,1 @@
+"""When a cached answer may be served, and what may be stored."""

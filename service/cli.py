@@ -1,0 +1,281 @@
+"""The command `waypost`. Each command imports what it needs when it runs, so that --help and small ones stay quick."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from index.errors import WaypostError
+
+app = typer.Typer(
+    name="waypost",
+    help="Decide, for each prompt, whether a cached answer may be served and otherwise which model to call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")]
+Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the record of answers.")]
+References = Annotated[
+    list[Path],
+    typer.Option("--references", help="Labelled prompts: .jsonl or .jsonl.gz files, or folders of them."),
+]
+Models = Annotated[Path, typer.Option("--models", help="The catalogue of models.")]
+
+
+class OnError(StrEnum):
+    """What to do with a row that is wrong."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+def main() -> None:
+    """Run the command line; what Waypost raises on purpose is one clear message and exit code 1."""
+    try:
+        app()
+    except WaypostError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    index: Index = None,
+    data_dir: DataDir = None,
+    listen: Annotated[
+        list[str] | None, typer.Option("--listen", help="host:port or unix:PATH; may be repeated.")
+    ] = None,
+) -> None:
+    """Serve decisions over gRPC until SIGTERM or Ctrl-C."""
+    from service import log, server
+
+    settings = _settings(config, index, data_dir, listen)
+    log.configure(settings.log)
+
+    def ready(addresses: Any) -> None:  # noqa: ANN401 - a sequence of str
+        first = addresses[0]
+        typer.echo(f"waypost is ready on {' and '.join(addresses)}")
+        typer.echo(f'try: waypost decide --address {first} "How do I reset my password?"')
+        sys.stdout.flush()
+
+    server.run(settings, ready)
+
+
+@app.command("build-index")
+def build_index(
+    references: References,
+    models: Models,
+    output: Annotated[Path, typer.Option("--output", help="Index folder; made if it is not there.")],
+    encoder: Annotated[Path | None, typer.Option("--encoder", help="Encoder folder; the default is MiniLM.")] = None,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with a wrong row.")] = OnError.FAIL,
+) -> None:
+    """Build a generation of the index from labelled prompts, and make it the current one."""
+    from index.build import build_index as build
+    from index.catalogue import load_catalogue
+    from index.encoder import OnnxEncoder
+    from index.references import read_references, warnings
+
+    catalogue = load_catalogue(models)
+    read = read_references(references, catalogue, on_error=on_error.value)
+    _list_skipped(read.skipped)
+    for warning in warnings(read.references):
+        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+    loaded = OnnxEncoder.load(encoder or _default_encoder())
+    with _progress("embedding") as update:
+        report = build(read.references, catalogue, loaded, output, update)
+    typer.echo(
+        f"generation {report.generation} in {output}: {report.references} references, "
+        f"{report.embedded} embedded, {report.reused} reused"
+    )
+    if report.truncated:
+        typer.echo(f"{report.truncated} prompts are longer than the encoder's window: only their beginning votes")
+
+
+@app.command()
+def decide(
+    prompt: Annotated[str, typer.Argument(help="The prompt, or - for standard input.")],
+    address: Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")] = "127.0.0.1:50051",
+    scope: Annotated[str, typer.Option(help="Tenant or application.")] = "",
+    explain: Annotated[bool, typer.Option("--explain", help="Also show why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response as JSON.")] = False,
+    token: Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 10.0,
+) -> None:
+    """Ask a running service what to do with a prompt."""
+    from service import client
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    response = client.decide(address, text, scope=scope, explain=explain, token=token, timeout=timeout)
+    typer.echo(client.to_json(response) if as_json else client.to_text(response))
+
+
+@app.command()
+def check(
+    config: Config = None,
+    index: Index = None,
+    data_dir: DataDir = None,
+    references: Annotated[list[Path] | None, typer.Option("--references", help="References to check as well.")] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="Catalogue to check as well.")] = None,
+) -> None:
+    """Check settings, encoder, index, store, catalogue and references; exit code 1 if anything is wrong."""
+    from service.check import check as run
+
+    wrong = 0
+    for name, problem in run(config, {"index": {"path": index}, "store": {"data_dir": data_dir}}, references, models):
+        wrong += bool(problem)
+        mark = typer.style("wrong", fg="red") if problem else typer.style("ok", fg="green")
+        typer.echo(f"{mark:>5}  {name}" + (f"\n       {problem}".replace("\n", "\n       ") if problem else ""))
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    sources: Annotated[list[Path], typer.Argument(help="CSV, TSV or JSON lines, also gzipped.")],
+    output: Annotated[Path, typer.Option("--output", help="References to write (.jsonl).")],
+    layout: Annotated[
+        str, typer.Option(help="auto, labels, scores, routerbench, routellm or log; see docs/importing.md.")
+    ] = "auto",
+    models: Annotated[Path | None, typer.Option("--models", help="Catalogue that names must be in.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="NAME=COLUMN, for example prompt=question; repeatable.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="LOW,HIGH of the scores, where they are not 0 to 1.")] = "",
+    on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with a wrong row.")] = OnError.FAIL,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Turn what you have into references: labels, scores, a log of calls, RouterBench, RouteLLM."""
+    from index.catalogue import load_catalogue
+    from index.importing import import_rows
+
+    with _progress("reading") as update:
+        report = import_rows(
+            sources,
+            layout,
+            output,
+            load_catalogue(models) if models else None,
+            on_error.value,
+            columns=_pairs(column or []),
+            scale=_scale(scale),
+            overwrite=overwrite,
+            progress=lambda rows: update(rows, 0),
+        )
+    _list_skipped(report.skipped)
+    typer.echo(f"{output}: {report.written} references from {report.read} rows, layout {report.layout}")
+    if report.unused:
+        typer.echo(f"columns not used: {', '.join(report.unused)}")
+    if report.averaged:
+        typer.echo(f"{report.averaged} repeated calls were averaged")
+
+
+@app.command("export-encoder")
+def export_encoder(
+    model: Annotated[str, typer.Argument(help="A sentence-transformers model: hub id or folder.")],
+    output: Annotated[Path, typer.Option("--output", help="Encoder folder to write.")],
+    precision: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
+) -> None:
+    """Export an encoder to ONNX, quantise it, and verify it against the original. Needs the [export] extra."""
+    from index.export import export
+
+    report = export(model, output, precision=precision, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(str(report))
+
+
+@app.command()
+def evaluate(
+    references: References,
+    index: Index = None,
+    address: Annotated[str, typer.Option(help="Ask a running service instead of the index folder.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", help="Folder for the report's plot and JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    seed: Annotated[int, typer.Option(help="For the random baseline and the bootstrap.")] = 0,
+) -> None:
+    """Measure routing on labelled prompts that are not in the index: accuracy, cost, the quality-cost curve."""
+    from service import evaluate as evaluation
+
+    report = evaluation.run(references, index, address, seed=seed)
+    if output is not None:
+        evaluation.write(report, output)
+    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
+
+
+def _settings(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:  # noqa: ANN401 - Settings, imported late
+    from service.settings import load_settings
+
+    overrides: dict[str, dict[str, Any]] = {}
+    if index is not None:
+        overrides["index"] = {"path": index}
+    if data_dir is not None:
+        overrides["store"] = {"data_dir": data_dir}
+    if listen:
+        overrides["server"] = {"listen": tuple(listen)}
+    return load_settings(config, overrides)
+
+
+def _default_encoder() -> Path:
+    return Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    for value in values:
+        if "=" not in value:
+            raise typer.BadParameter(f"{value!r}: expected NAME=COLUMN", param_hint="--column")
+    return dict(value.split("=", 1) for value in values)
+
+
+def _scale(value: str) -> tuple[float, float] | None:
+    if not value:
+        return None
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{value!r}: expected LOW,HIGH, for example 1,5", param_hint="--scale") from None
+    return low, high
+
+
+def _list_skipped(skipped: Any) -> None:  # noqa: ANN401 - a sequence of problems
+    for problem in list(skipped)[:20]:
+        typer.secho(f"skipped: {problem}", fg="yellow", err=True)
+    if skipped:
+        typer.secho(f"{len(skipped)} rows were left out", fg="yellow", err=True)
+
+
+class _progress:  # noqa: N801 - used like a function
+    """A progress bar on standard error, where that is a terminal; call it with (done, total), total 0: unknown."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - itself as a function
+        return self._update
+
+    def _update(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=total or None)
+        self._bar.update(self._task, completed=done, total=total or None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A small client for the command line: one call, one message, in text or JSON."""
+
+import grpc
+from google.protobuf.json_format import MessageToJson
+from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
+
+from index.errors import WaypostError
+
+
+class CallError(WaypostError):
+    """The service could not be reached, or refused."""
+
+
+def decide(
+    address: str, prompt: str, *, scope: str, explain: bool, token: str, timeout: float
+) -> router_pb2.DecideResponse:
+    """Return the decision on a prompt, or raise CallError.
+
+    Args:
+        address: host:port or unix:PATH.
+        prompt: what to decide on.
+        scope: tenant or application, "" for the default one.
+        explain: also return why.
+        token: bearer token, "" for none.
+        timeout: seconds.
+    """
+    request = router_pb2.DecideRequest(scope=scope, prompt=prompt, explain=explain)
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    with grpc.insecure_channel(address) as channel:
+        try:
+            return router_pb2_grpc.RouterStub(channel).Decide(request, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
+
+
+def to_json(response: router_pb2.DecideResponse) -> str:
+    """Return a response as JSON with the contract's field names."""
+    return MessageToJson(response, preserving_proto_field_name=True, ensure_ascii=False)
+
+
+def to_text(response: router_pb2.DecideResponse) -> str:
+    """Return a response for a person to read."""
+    lines = [f"decision   {response.decision_id}"]
+    if response.WhichOneof("outcome") == "answer":
+        answer = response.answer
+        kind = types_pb2.Match.Name(answer.match).removeprefix("MATCH_").lower()
+        lines += [
+            f"cached     {kind} hit, cosine {answer.similarity:.3f}, answered by {answer.model or 'unknown'}",
+            f"asked as   {answer.matched_prompt[:200]}",
+            "",
+            answer.content,
+        ]
+    else:
+        plan = response.plan
+        reason = types_pb2.Reason.Name(plan.reason).removeprefix("REASON_").lower()
+        for i, step in enumerate(plan.steps):
+            label = "call" if i == 0 else "or then"
+            lines.append(f"{label:10} {step.model:28} quality {step.quality:.2f}   ${step.cost_usd:.6f}")
+        lines.append(f"because    {reason}, confidence {plan.confidence:.2f}")
+        lines += [f"no model   {line}" for line in plan.infeasible]
+        if plan.HasField("candidate"):
+            lines.append(f"near       a cached answer at cosine {plan.candidate.similarity:.3f}: {plan.candidate.refused_by}")
+    lines += _explained(response)
+    total = response.timings.total
+    lines.append(f"took       {total.seconds * 1e3 + total.nanos / 1e6:.2f} ms, generation {response.generation}")
+    return "\n".join(lines)
+
+
+def _explained(response: router_pb2.DecideResponse) -> list[str]:
+    explanation = response.explanation
+    lines = [""] if explanation.neighbours or explanation.estimates else []
+    for one in explanation.estimates:
+        lines.append(f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})")
+    for near in explanation.neighbours:
+        prompt = " ".join(near.prompt.split())
+        lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:24} {prompt[:70]}")
+    return lines

@@ -1,0 +1,214 @@
+"""One decision, from request to response: the whole product in one pass. Each stage is a module of its own.
+
+    request ─ admit ─ normalise ─ pin? ─ exact hit? ─ encode ─ search ─ verify hit? ─ estimate ─ choose ─ plan ─ record
+
+Admitting (who, limits of the contract) happens at the edge, in service.server. Everything here runs on the event loop
+but for encoding and searching, which the batcher does on its threads.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from time import perf_counter
+
+from index.generation import Generation
+from index.records import Answer, Reference
+from index.store import Kind
+from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
+from index.view import Entry
+from service.answers import Answers
+from service.batcher import Batcher, Embedded
+from service.cache.semantic import refusal, verify
+from service.decisions import DecisionLog, new_id
+from service.lookup import NOTHING_FOUND, Ask, Found
+from service.metrics import Metrics
+from service.requests import Decision, Estimate, Hit, Plan, Prompt, Reason, Request, Timings
+from service.routing.choose import choose, fallback_model
+from service.routing.vote import Vote, vote
+from service.settings import Settings
+
+CHARACTERS_PER_TOKEN = 4.0
+# Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
+_LEAST_MARGIN_S = 0.005
+
+
+class OutOfTime(Exception):  # noqa: N818 - not an error: the decision is made without an embedding
+    """The caller's deadline is near."""
+
+
+@dataclass(slots=True)
+class Decider:
+    """All that a decision needs. `generation` may be swapped at any time: each decision reads it once."""
+
+    settings: Settings
+    generation: Generation
+    answers: Answers
+    batcher: Batcher[Ask, Found]
+    log: DecisionLog
+    metrics: Metrics
+
+    async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
+        """Return a cached answer that is safe to serve, or the plan.
+
+        Args:
+            request: checked against the contract's limits.
+            started: when it arrived (perf_counter).
+            deadline: when the caller gives up (perf_counter); None: never.
+
+        Raises:
+            Overloaded: the encoder's queue is full.
+        """
+        generation, now = self.generation, time.time()
+        timings = Timings(admit=perf_counter() - started)
+        mark = perf_counter()
+        prompt = normalise(request)
+        timings.normalise = perf_counter() - mark
+        decision = Decision(new_id(), request, prompt, generation.id, now, timings)
+        caching = self.settings.cache.enabled
+
+        if caching and request.cache.reads:
+            mark = perf_counter()
+            decision.hit = self._exact(request, prompt, now)
+            timings.exact = perf_counter() - mark
+            if decision.hit is not None:
+                return self._record(decision, started)
+
+        found, vote_ = NOTHING_FOUND, Vote((), (), 0.0)
+        try:
+            embedded = await self._embed(request, prompt, generation, deadline, semantic=caching)
+            timings.queue, timings.encode, timings.search = embedded.queue, embedded.encode, embedded.search
+            found, decision.truncated = embedded.found, embedded.truncated
+            decision.vector = embedded.vector.tobytes()
+        except OutOfTime:
+            decision.degraded = True
+
+        if found.answers:
+            mark = perf_counter()
+            self._verify(decision, found, now)
+            timings.verify = perf_counter() - mark
+            if decision.hit is not None:
+                return self._record(decision, started)
+
+        mark = perf_counter()
+        vote_ = self._estimate(decision, found, generation)
+        timings.estimate = perf_counter() - mark
+        mark = perf_counter()
+        decision.plan = self._choose(decision, vote_, generation)
+        timings.choose = perf_counter() - mark
+        if caching and request.cache.fills and decision.plan.steps:
+            decision.fill_token = new_id()
+            decision.lease_until = perf_counter() + self.settings.cache.lease_s
+        return self._record(decision, started)
+
+    def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
+        """Return the answer to the same text in the same context, if it may be served."""
+        entry = self.answers.view.exact(request.scope, prompt.key)
+        if entry is None or not _fresh(entry, request.cache.max_age, now):
+            return None
+        answer = self.answers.fetch(entry)
+        return Hit(answer, exact=True, similarity=1.0) if answer is not None else None
+
+    async def _embed(
+        self, request: Request, prompt: Prompt, generation: Generation, deadline: float | None, *, semantic: bool
+    ) -> Embedded[Found]:
+        """Return the embedding and what is near it, or raise OutOfTime when the deadline comes too close."""
+        view = self.answers.view
+        looks = semantic and not refusal(prompt, request.cache, self.settings.cache, truncated=False)
+        ask = Ask(
+            view.answer_partition(request.scope, prompt.context) if looks else None,
+            generation,
+            view.reference_partition(request.scope),
+            self.settings.routing.neighbours,
+        )
+        if deadline is None:
+            return await self.batcher.submit(prompt.text, ask)
+        left = deadline - perf_counter()
+        left -= max(left / 10, _LEAST_MARGIN_S)
+        if left <= 0:
+            raise OutOfTime
+        future = self.batcher.submit(prompt.text, ask)
+        timer = asyncio.get_running_loop().call_later(left, _give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    def _verify(self, decision: Decision, found: Found, now: float) -> None:
+        """Set the hit, or the candidate that was refused."""
+        request, settings = decision.request, self.settings.cache
+        if why := refusal(decision.prompt, request.cache, settings, truncated=decision.truncated):
+            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+            return
+        view = self.answers.view
+        near = ((s, e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
+        served, decision.candidate = verify(decision.prompt, near, request.cache, settings, now)
+        if served is not None:
+            answer = self.answers.fetch(served[0])
+            if answer is not None:
+                decision.hit = Hit(answer, exact=False, similarity=min(served[1], 1.0))
+
+    def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Vote:
+        """Ask the neighbours; keep what they said for the explanation."""
+        request, view = decision.request, self.answers.view
+        live: list[tuple[float, Reference]] = [
+            (s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None
+        ]
+        result = vote(
+            generation,
+            found.references,
+            live,
+            min_similarity=self.settings.routing.min_similarity,
+            input_characters=decision.prompt.size,
+            output_tokens=request.route.output_tokens or self.settings.routing.output_tokens,
+        )
+        decision.estimates, decision.neighbours = result.estimates, result.neighbours
+        return result
+
+    def _choose(self, decision: Decision, result: Vote, generation: Generation) -> Plan:
+        """Apply the limits and take the best of what they leave."""
+        reason = Reason.NEIGHBOURS if result.neighbours else Reason.FALLBACK
+        route, routing = decision.request.route, self.settings.routing
+        return choose(
+            result.estimates,
+            route,
+            generation.catalogue,
+            input_tokens=decision.prompt.size / CHARACTERS_PER_TOKEN,
+            output_tokens=route.output_tokens or routing.output_tokens,
+            fallback=fallback_model(generation.catalogue, routing.fallback, generation.mean_scores.tolist()),
+            confidence=result.confidence,
+            reason=Reason.DEGRADED if decision.degraded else reason,
+        )
+
+    def _record(self, decision: Decision, started: float) -> Decision:
+        decision.timings.total = perf_counter() - started
+        self.log.add(decision)
+        self.metrics.decided(decision)
+        return decision
+
+
+def normalise(request: Request) -> Prompt:
+    """Return the canonical text of a request, its key, and what else the stages ask of it."""
+    text = canonical(request.text)
+    if request.context is None and not request.history:
+        return Prompt(text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text))
+    context = request.context or Context()
+    fingerprint = context_fingerprint(context, request.history)
+    return Prompt(
+        text,
+        answer_key(request.scope, fingerprint, text),
+        fingerprint,
+        turns=1 + sum(turn.role == "user" for turn in request.history),
+        size=len(request.text)
+        + len(context.system_prompt)
+        + len(context.tools)
+        + sum(len(turn.content) for turn in request.history),
+    )
+
+
+def _fresh(entry: Entry, max_age: float | None, now: float) -> bool:
+    return entry.alive(now) and (max_age is None or now - entry.stored_at <= max_age)
+
+
+def _give_up(future: "asyncio.Future[Embedded[Found]]") -> None:
+    if not future.done():
+        future.set_exception(OutOfTime())

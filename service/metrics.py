@@ -1,0 +1,120 @@
+"""What is counted: Prometheus metrics for operators, and counts per scope for GetStats.
+
+Prometheus never gets a scope as a label: one tenant's name or activity must not show to another, and the number of
+series stays bounded.
+"""
+
+from collections import Counter as Counts
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cachetools import LRUCache
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.requests import STAGES, Decision
+
+_MAX_SCOPES: Final = 10_000
+_SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+
+@dataclass(slots=True)
+class ScopeCounts:
+    """What one scope, or all of them, did since the start."""
+
+    decisions: int = 0
+    exact_hits: int = 0
+    semantic_hits: int = 0
+    degraded: int = 0
+    answers_reported_wrong: int = 0
+    reported_cost_usd: float = 0.0
+    plans: Counts[str] = field(default_factory=Counts)
+    reports: Counts[str] = field(default_factory=Counts)
+
+
+class Metrics:
+    """All counters of one running service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.total = ScopeCounts()
+        self._scopes: LRUCache[str, ScopeCounts] = LRUCache(_MAX_SCOPES)
+        stage = Histogram(
+            "waypost_stage_seconds", "Time in each stage of a decision.", ["stage"],
+            buckets=_SECONDS, registry=self.registry,
+        )
+        self._stages = [(name, stage.labels(name)) for name in STAGES]
+        self._seconds = Histogram(
+            "waypost_decision_seconds", "Time of a whole decision.", buckets=_SECONDS, registry=self.registry
+        )
+        decisions = Counter(
+            "waypost_decisions", "Decisions by outcome.", ["outcome"], registry=self.registry
+        )
+        self._outcomes = {name: decisions.labels(name) for name in ("exact", "semantic", "plan")}
+        self._models = Counter(
+            "waypost_plans", "Plans by the model of their first step.", ["model"], registry=self.registry
+        )
+        self._degraded = Counter("waypost_degraded", "Decisions without an embedding.", registry=self.registry)
+        self._coverage = Gauge(
+            "waypost_decision_coverage", "Share of decisions that were not degraded.", registry=self.registry
+        )
+        self._coverage.set_function(self._covered)
+        self._reports = Counter("waypost_reports", "Reports by outcome.", ["outcome"], registry=self.registry)
+        self._calls = Counter("waypost_calls", "Calls by method and status.", ["method", "code"], registry=self.registry)
+
+    def _covered(self) -> float:
+        total = self.total
+        return 1.0 - total.degraded / total.decisions if total.decisions else 1.0
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Publish a value that is read when the metrics are."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def scope(self, name: str) -> ScopeCounts:
+        """Return the counts of a scope; of very many scopes the least recently used start anew."""
+        counts = self._scopes.get(name)
+        if counts is None:
+            counts = self._scopes[name] = ScopeCounts()
+        return counts
+
+    def known(self, name: str) -> ScopeCounts:
+        """Return the counts of a scope without making room for it."""
+        return self._scopes.get(name) or ScopeCounts()
+
+    def decided(self, decision: Decision) -> None:
+        """Count a decision."""
+        for counts in (self.total, self.scope(decision.request.scope)):
+            counts.decisions += 1
+            counts.degraded += decision.degraded
+            if decision.hit is None:
+                if decision.plan is not None and decision.plan.steps:
+                    counts.plans[decision.plan.steps[0].model] += 1
+            elif decision.hit.exact:
+                counts.exact_hits += 1
+            else:
+                counts.semantic_hits += 1
+        if decision.hit is None:
+            self._outcomes["plan"].inc()
+            if decision.plan is not None and decision.plan.steps:
+                self._models.labels(decision.plan.steps[0].model).inc()
+        else:
+            self._outcomes["exact" if decision.hit.exact else "semantic"].inc()
+        if decision.degraded:
+            self._degraded.inc()
+        self._seconds.observe(decision.timings.total)
+        for name, stage in self._stages:
+            seconds = getattr(decision.timings, name)
+            if seconds is not None:
+                stage.observe(seconds)
+
+    def reported(self, scope: str, outcome: str, cost_usd: float, *, wrong: bool) -> None:
+        """Count a report."""
+        for counts in (self.total, self.scope(scope)):
+            counts.reports[outcome] += 1
+            counts.reported_cost_usd += cost_usd
+            counts.answers_reported_wrong += wrong
+        self._reports.labels(outcome).inc()
+
+    def called(self, method: str, code: str) -> None:
+        """Count a call that failed."""
+        self._calls.labels(method, code).inc()

@@ -1,0 +1,356 @@
+"""What each RPC does, one short function each: message in, message out.
+
+Part of the edge (it is the third module that sees messages): converts, checks who may, and calls the domain.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
+
+from index.catalogue import Catalogue
+from index.errors import GenerationError, WaypostError
+from index.generation import list_generations
+from index.records import LiveReference, Reference
+from index.store import Kind, RecordKey
+from index.text import canonical
+from index.vectors import Vectors
+from service import convert
+from service.decide import normalise
+from service.errors import InvalidRequest, NotFound, NotOffered, to_status
+from service.lookup import Ask
+from service.reports import Report, report, to_answer
+from service.requests import Decision, Outcome
+from service.settings import to_toml
+
+if TYPE_CHECKING:
+    from service.server import Call
+
+_NO_SEARCH = Ask(None, None, None, 0)
+# One batch may not take all of the queue from everyone else.
+_BATCH_AT_ONCE = 64
+_LISTED = 1_000
+_WHOLE = "waypost.v1."
+
+
+def of(service: str, method: str) -> Callable[[Any, "Call"], Awaitable[Message]]:
+    """Return the operation of an RPC."""
+    return _OPERATIONS[f"{service.removeprefix(_WHOLE)}.{method}"]
+
+
+# ---- Router -------------------------------------------------------------------------------------------------
+
+
+async def decide(message: router_pb2.DecideRequest, call: "Call") -> Message:
+    """Router.Decide."""
+    request = convert.to_request(message, _catalogue(call))
+    call.principal.check_scope(request.scope)
+    decision = await call.runtime.decider.decide(request, call.started, call.deadline)
+    return convert.from_decision(decision, explain=request.explain)
+
+
+async def decide_batch(message: router_pb2.DecideBatchRequest, call: "Call") -> Message:
+    """Router.DecideBatch."""
+    gate = asyncio.Semaphore(_BATCH_AT_ONCE)
+
+    async def one(request: router_pb2.DecideRequest) -> router_pb2.DecideBatchResult:
+        async with gate:
+            try:
+                return router_pb2.DecideBatchResult(response=await decide(request, call))  # type: ignore[arg-type]
+            except WaypostError as error:
+                status = to_status(error)
+                return router_pb2.DecideBatchResult(
+                    failure=router_pb2.Failure(code=status.code, message=status.message)
+                )
+
+    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, convert.to_batch(message))))
+
+
+async def review(message: router_pb2.ReviewRequest, call: "Call") -> Message:
+    """Router.Review."""
+    del message, call
+    raise NotOffered("Review is not offered by this version: judge answers in the caller")
+
+
+async def report_(message: router_pb2.ReportRequest, call: "Call") -> Message:
+    """Router.Report."""
+    runtime = call.runtime
+    decision = _decision(message.decision_id, call)
+    model = convert.check_report(message, _catalogue(call), was_hit=decision.hit is not None)
+    answer, chunks = convert.to_answer_text(message.answer, message.chunks)
+    what = Report(
+        model=model,
+        outcome=Outcome(message.outcome) if message.outcome else None,
+        answer=answer,
+        chunks=chunks,
+        finish_reason=message.finish_reason,
+        content_type=message.content_type,
+        source_tags=convert.to_tags(message.source_tags),
+        ttl=convert.to_ttl(message),
+        answer_wrong=message.answer_wrong,
+    )
+    done = await report(
+        decision, message.fill_token, what, runtime.decider.answers, runtime.encoder, runtime.settings.cache
+    )
+    first, decision.reported = not decision.reported, True
+    if first:
+        outcome = what.outcome.name.lower() if what.outcome else "cached"
+        cost = message.usage.cost_usd
+        runtime.decider.metrics.reported(decision.request.scope, outcome, cost, wrong=what.answer_wrong)
+    return router_pb2.ReportResponse(
+        stored=bool(done.entry_id),
+        entry_id=done.entry_id,
+        not_stored_because=done.not_stored_because,
+        removed=done.removed,
+    )
+
+
+# ---- Cache --------------------------------------------------------------------------------------------------
+
+
+async def put(message: cache_pb2.PutRequest, call: "Call") -> Message:
+    """Cache.Put."""
+    request, answer, chunks = convert.to_put(message)
+    call.principal.check_scope(request.scope)
+    decider, settings = call.runtime.decider, call.runtime.settings.cache
+    if len(answer.encode()) > settings.max_answer_kib * 1_024:
+        raise InvalidRequest(("answer", f"larger than cache.max_answer_kib ({settings.max_answer_kib})"))
+    what = Report(
+        message.model,
+        Outcome.OK,
+        answer,
+        chunks,
+        "stop",
+        message.content_type,
+        convert.to_tags(message.source_tags),
+        convert.to_ttl(message),
+        answer_wrong=False,
+    )
+    prompt = normalise(request)
+    embedded = await decider.batcher.submit(prompt.text, _NO_SEARCH)
+    vector = (_raw(embedded.vector), embedded.truncated)
+    stored = to_answer(request.scope, prompt, what, call.runtime.encoder, vector, settings)
+    return cache_pb2.PutResponse(entry_id=stored.id, replaced=await decider.answers.put(stored))
+
+
+async def invalidate(message: cache_pb2.InvalidateRequest, call: "Call") -> Message:
+    """Cache.Invalidate."""
+    scope = convert.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    wanted = convert.to_invalidation(message, time.time())
+    answers = call.runtime.decider.answers
+    near = None
+    if wanted.radius is not None:
+        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), _NO_SEARCH)
+        near = answers.view.near(scope, embedded.vector, wanted.radius[1])
+    found = [entry.id for entry in answers.view.entries(scope) if wanted.matches(entry, near)]
+    if not message.dry_run:
+        await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id) for entry_id in found])
+    return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=found[:_LISTED])
+
+
+async def list_answers(message: cache_pb2.ListAnswersRequest, call: "Call") -> Message:
+    """Cache.ListAnswers."""
+    scope = convert.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    after, limit = convert.to_page(message)
+    changes = await asyncio.to_thread(
+        call.runtime.decider.answers.page, Kind.ANSWER, scope, after, limit + 1
+    )
+    rows = ((c.seq, convert.from_answer(c.record)) for c in changes)  # type: ignore[arg-type]
+    page, token = convert.page_of(rows, limit)
+    return cache_pb2.ListAnswersResponse(answers=page, next_page_token=token)
+
+
+# ---- References ---------------------------------------------------------------------------------------------
+
+
+async def upsert(message: references_pb2.UpsertRequest, call: "Call") -> Message:
+    """References.Upsert."""
+    scope = convert.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    references = convert.to_references(message, _catalogue(call))
+    decider, digest = call.runtime.decider, call.runtime.encoder.digest
+    gate = asyncio.Semaphore(_BATCH_AT_ONCE)
+
+    async def embed(reference: Reference) -> LiveReference:
+        async with gate:
+            embedded = await decider.batcher.submit(canonical(reference.prompt), _NO_SEARCH)
+        return LiveReference(scope, reference, digest, _raw(embedded.vector))
+
+    live = await asyncio.gather(*map(embed, references))
+    replaced = sum(decider.answers.view.has_reference(scope, r.id) for r in references)
+    await decider.answers.put_references(live)
+    return references_pb2.UpsertResponse(added=len(live) - replaced, replaced=replaced)
+
+
+async def delete(message: references_pb2.DeleteRequest, call: "Call") -> Message:
+    """References.Delete."""
+    scope = convert.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    ids = convert.to_ids("ids", message.ids, 10_000)
+    answers = call.runtime.decider.answers
+    keys = [RecordKey(Kind.REFERENCE, scope, i) for i in ids if answers.view.has_reference(scope, i)]
+    await answers.remove(keys)
+    return references_pb2.DeleteResponse(deleted=len(keys))
+
+
+async def list_references(message: references_pb2.ListRequest, call: "Call") -> Message:
+    """References.List."""
+    scope = convert.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    after, limit = convert.to_page(message)
+    changes = await asyncio.to_thread(
+        call.runtime.decider.answers.page, Kind.REFERENCE, scope, after, limit + 1
+    )
+    rows = ((c.seq, convert.from_reference(c.record.reference)) for c in changes)  # type: ignore[union-attr]
+    page, token = convert.page_of(rows, limit)
+    return references_pb2.ListResponse(references=page, next_page_token=token)
+
+
+# ---- Admin --------------------------------------------------------------------------------------------------
+
+
+async def get_info(message: admin_pb2.GetInfoRequest, call: "Call") -> Message:
+    """Admin.GetInfo."""
+    del message
+    call.principal.check_admin()
+    runtime = call.runtime
+    return admin_pb2.GetInfoResponse(
+        version=waypost_version(),
+        generation=runtime.decider.generation.id,
+        encoder=admin_pb2.EncoderInfo(
+            name=runtime.settings.encoder.path.name,
+            digest=runtime.encoder.digest,
+            dimensions=runtime.encoder.dimensions,
+            max_tokens=runtime.encoder.max_tokens,
+        ),
+        models=map(convert.from_model, _catalogue(call).models),
+        started_at=convert.timestamp(runtime.started_at),
+        settings=to_toml(runtime.settings),
+    )
+
+
+async def get_stats(message: admin_pb2.GetStatsRequest, call: "Call") -> Message:
+    """Admin.GetStats."""
+    decider = call.runtime.decider
+    view, metrics = decider.answers.view, decider.metrics
+    if message.scope:
+        scope = convert.scope_of(message.scope)
+        call.principal.check_scope(scope)
+        counts, (answers, live) = metrics.known(scope), view.count(scope)
+    else:
+        call.principal.check_admin()
+        counts, answers, live = metrics.total, view.answers, view.live_references
+    response = admin_pb2.GetStatsResponse(
+        decisions=counts.decisions,
+        exact_hits=counts.exact_hits,
+        semantic_hits=counts.semantic_hits,
+        degraded=counts.degraded,
+        plans_by_model=counts.plans,
+        reports_by_outcome=counts.reports,
+        answers=answers,
+        live_references=live,
+        generation_references=len(decider.generation.references),
+        answers_reported_wrong=counts.answers_reported_wrong,
+        reported_cost_usd=counts.reported_cost_usd,
+    )
+    if not message.scope:
+        response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
+    return response
+
+
+async def get_generations(message: admin_pb2.ListGenerationsRequest, call: "Call") -> Message:
+    """Admin.ListGenerations."""
+    del message
+    call.principal.check_admin()
+    runtime = call.runtime
+    response = admin_pb2.ListGenerationsResponse()
+    for folder, manifest in await asyncio.to_thread(list_generations, runtime.settings.index.path):
+        if isinstance(manifest, GenerationError):
+            response.generations.add(id=folder.name, problem=str(manifest))
+            continue
+        foreign = manifest.encoder_digest != runtime.encoder.digest
+        response.generations.add(
+            id=manifest.id,
+            created_at=convert.timestamp(manifest.created_at),
+            references=manifest.references,
+            encoder_digest=manifest.encoder_digest,
+            active=manifest.id == runtime.decider.generation.id,
+            problem="built with another encoder" if foreign else "",
+        )
+    return response
+
+
+async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call: "Call") -> Message:
+    """Admin.ActivateGeneration."""
+    call.principal.check_admin()
+    if not message.generation:
+        raise InvalidRequest(("generation", "required: take an id from ListGenerations"))
+    now, before = await call.runtime.activate(message.generation)
+    return admin_pb2.ActivateGenerationResponse(generation=now, previous=before)
+
+
+async def explain(message: admin_pb2.ExplainRequest, call: "Call") -> Message:
+    """Admin.Explain."""
+    return convert.from_explained(_decision(message.decision_id, call))
+
+
+async def replay(message: admin_pb2.ReplayRequest, call: "Call") -> Message:
+    """Admin.Replay."""
+    del message, call
+    raise NotOffered("Replay is not offered by this version: use `waypost evaluate` on labelled prompts")
+
+
+def waypost_version() -> str:
+    """Return the installed version."""
+    try:
+        return version("waypost")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _catalogue(call: "Call") -> Catalogue:
+    return call.runtime.decider.generation.catalogue
+
+
+def _decision(decision_id: str, call: "Call") -> Decision:
+    """Return a remembered decision that this caller may see; another scope's is as unknown as none."""
+    if not decision_id:
+        raise InvalidRequest(("decision_id", "required: it is in the response of Decide"))
+    decision = call.runtime.decider.log.get(decision_id)
+    scopes = call.principal.scopes
+    if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
+        keep = call.runtime.settings.decisions.keep
+        raise NotFound(
+            f"decision {decision_id[:64]!r} is not known: the latest {keep:,} are kept (decisions.keep), until a restart"
+        )
+    return decision
+
+
+def _raw(vector: Vectors) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+_OPERATIONS: dict[str, Callable[[Any, "Call"], Awaitable[Message]]] = {
+    "Router.Decide": decide,
+    "Router.DecideBatch": decide_batch,
+    "Router.Review": review,
+    "Router.Report": report_,
+    "Cache.Put": put,
+    "Cache.Invalidate": invalidate,
+    "Cache.ListAnswers": list_answers,
+    "References.Upsert": upsert,
+    "References.Delete": delete,
+    "References.List": list_references,
+    "Admin.GetInfo": get_info,
+    "Admin.GetStats": get_stats,
+    "Admin.ListGenerations": get_generations,
+    "Admin.ActivateGeneration": activate_generation,
+    "Admin.Explain": explain,
+    "Admin.Replay": replay,
+}

@@ -1,0 +1,151 @@
+"""What callers say happened: closes a decision, removes a wrong answer, and may fill the cache.
+
+Checks what may be stored; storing itself is `service.answers`.
+"""
+
+import hmac
+import time
+from dataclasses import dataclass
+
+from index.encoder import Encoder
+from index.records import Answer
+from index.store import Kind, RecordKey
+from service.answers import Answers
+from service.errors import PreconditionFailed
+from service.requests import Decision, Outcome, Prompt
+from service.settings import CacheSettings
+
+# How providers name a complete answer: OpenAI, Anthropic, Google, Cohere; "" is for callers that do not say.
+_COMPLETE = frozenset(
+    {"", "stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "STOP", "COMPLETE"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a caller says of one decision. `ttl` in seconds; `model` is an id of the catalogue."""
+
+    model: str
+    outcome: Outcome | None
+    answer: str
+    chunks: tuple[str, ...]
+    finish_reason: str
+    content_type: str
+    source_tags: tuple[str, ...]
+    ttl: float | None
+    answer_wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a report led to."""
+
+    entry_id: str = ""
+    not_stored_because: str = ""
+    removed: int = 0
+
+
+async def report(
+    decision: Decision, fill_token: str, what: Report, answers: Answers, encoder: Encoder, settings: CacheSettings
+) -> Reported:
+    """Take in a report.
+
+    Args:
+        decision: the decision it is about.
+        fill_token: "" or the token of the decision's plan.
+        what: the report, checked against the contract's limits.
+        answers: where an answer is stored or removed.
+        encoder: whose vector the decision carries.
+        settings: what may be stored.
+
+    Raises:
+        PreconditionFailed: the fill token is not this decision's, was used before, or has lapsed.
+        StoreError: the answer could not be stored; the token stays good.
+    """
+    removed = 0
+    if what.answer_wrong and decision.hit is not None:
+        wrong = decision.hit.answer
+        removed = int(answers.view.by_id(wrong.scope, wrong.id) is not None)
+        await answers.remove([RecordKey(Kind.ANSWER, wrong.scope, wrong.id)])
+    if not fill_token:
+        return Reported(removed=removed)
+    _check_token(decision, fill_token)
+    refused = _refusal(decision, what, settings)
+    if refused:
+        return Reported(not_stored_because=refused, removed=removed)
+    answer = to_answer(decision.request.scope, decision.prompt, what, encoder, decision, settings)
+    decision.fill_token = ""  # used up before the write, so that a second report cannot slip in beside it
+    try:
+        await answers.put(answer)
+    except BaseException:
+        decision.fill_token = fill_token
+        raise
+    return Reported(entry_id=answer.id, removed=removed)
+
+
+def to_answer(
+    scope: str,
+    prompt: Prompt,
+    what: Report,
+    encoder: Encoder,
+    embedded: Decision | tuple[bytes, bool],
+    settings: CacheSettings,
+) -> Answer:
+    """Return an answer ready to be stored.
+
+    Args:
+        scope, prompt: what it answers.
+        what: the answer itself.
+        encoder: of the vector.
+        embedded: where vector and `truncated` come from.
+        settings: for the time to live.
+    """
+    vector, truncated = embedded if isinstance(embedded, tuple) else (embedded.vector, embedded.truncated)
+    now = time.time()
+    ttl = settings.ttl_s if what.ttl is None else what.ttl
+    return Answer(
+        id=prompt.key[:16].hex(),
+        scope=scope,
+        key=prompt.key,
+        context=prompt.context,
+        prompt=prompt.text,
+        content=what.answer,
+        model=what.model,
+        encoder=encoder.digest,
+        # Conversations that may only be hit exactly need no vector: each has a context of its own anyway.
+        vector=vector if prompt.turns <= settings.max_turns else b"",
+        stored_at=now,
+        expires_at=now + ttl if ttl else 0.0,
+        chunks=what.chunks,
+        content_type=what.content_type or "text/plain",
+        source_tags=what.source_tags,
+        truncated=truncated,
+    )
+
+
+def _check_token(decision: Decision, token: str) -> None:
+    if not decision.fill_token:
+        raise PreconditionFailed(
+            "FILL_TOKEN_USED", "fill_token", "the fill token was used before, or this decision gave none out"
+        )
+    if not hmac.compare_digest(decision.fill_token.encode(), token.encode()):
+        raise PreconditionFailed(
+            "FILL_TOKEN_UNKNOWN", "fill_token", "not the fill token of this decision: give back the plan's own"
+        )
+    if time.perf_counter() > decision.lease_until:
+        raise PreconditionFailed(
+            "FILL_TOKEN_LAPSED", "fill_token", "the fill token has lapsed: decide again, or raise cache.lease_s"
+        )
+
+
+def _refusal(decision: Decision, what: Report, settings: CacheSettings) -> str:
+    """Return why an answer may not be stored, "" where it may."""
+    if what.outcome is not Outcome.OK:
+        return "the outcome was not OK"
+    if not what.answer.strip():
+        return "the answer is empty"
+    if what.finish_reason not in _COMPLETE:
+        return f"finish_reason {what.finish_reason!r} is not that of a complete answer"
+    if len(what.answer.encode()) > settings.max_answer_kib * 1_024:
+        return f"the answer is larger than cache.max_answer_kib ({settings.max_answer_kib})"
+    return ""

@@ -1,0 +1,212 @@
+"""The values a decision is made from and what it results in; the contract's words without its messages.
+
+`service.convert` makes these from protobuf and back; everything inward of it speaks only these.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from index.records import Answer, Message, Reference
+from index.text import EMPTY_CONTEXT, Context
+from index.view import Entry
+
+DEFAULT_SCOPE = "default"
+
+
+class CacheMode(enum.Enum):
+    """What the cache may do; values are the contract's."""
+
+    DEFAULT = 1
+    EXACT_ONLY = 2
+    BYPASS = 3
+    REFRESH = 4
+
+
+class Reason(enum.Enum):
+    """Why a plan names its first model; values are the contract's."""
+
+    NEIGHBOURS = 1
+    FALLBACK = 2
+    PINNED = 3
+    DEGRADED = 4
+    CONSTRAINED = 5
+
+
+class Outcome(enum.Enum):
+    """How a model call ended; values are the contract's."""
+
+    OK = 1
+    ERROR = 2
+    TIMEOUT = 3
+    REFUSED = 4
+    CANCELLED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """How the cache takes part in one decision. Times in seconds."""
+
+    mode: CacheMode = CacheMode.DEFAULT
+    max_age: float | None = None
+    error_budget: float | None = None
+    wait: float = 0.0
+
+    @property
+    def reads(self) -> bool:
+        """Whether an answer may be served."""
+        return self.mode in (CacheMode.DEFAULT, CacheMode.EXACT_ONLY)
+
+    @property
+    def semantic(self) -> bool:
+        """Whether an answer to another text may be served."""
+        return self.mode is CacheMode.DEFAULT and self.error_budget != 0
+
+    @property
+    def fills(self) -> bool:
+        """Whether the model's answer may be stored."""
+        return self.mode is not CacheMode.BYPASS
+
+
+@dataclass(frozen=True, slots=True)
+class RouteOptions:
+    """What the caller asks of the plan. Models are ids of the catalogue."""
+
+    allow: frozenset[str] = frozenset()
+    deny: frozenset[str] = frozenset()
+    require: frozenset[str] = frozenset()
+    max_cost_usd: float | None = None
+    max_latency_s: float | None = None
+    min_quality: float | None = None
+    willingness_to_pay: float | None = None
+    output_tokens: int | None = None
+    pin: str = ""
+
+
+NO_CACHE_OPTIONS, NO_ROUTE_OPTIONS = CacheOptions(), RouteOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt ready to be looked up: its text is canonical.
+
+    `context` and `key` are as in `Answer`; `turns` counts the user's turns; `size` is the length of all that a
+    model would read, in characters.
+    """
+
+    text: str
+    key: bytes
+    context: bytes = EMPTY_CONTEXT
+    turns: int = 1
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to decide on."""
+
+    scope: str
+    text: str
+    history: tuple[Message, ...] = ()
+    context: Context | None = None
+    cache: CacheOptions = NO_CACHE_OPTIONS
+    route: RouteOptions = NO_ROUTE_OPTIONS
+    conversation_id: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    explain: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is expected of one model: quality 0 to 1 with its lower bound, cost in USD, latency in seconds."""
+
+    model: str
+    quality: float
+    quality_low: float
+    cost_usd: float
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A reference that voted, with its cosine to the prompt and its share of the vote."""
+
+    reference: Reference
+    similarity: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A cached answer that was near, and the check that refused it."""
+
+    entry: Entry
+    similarity: float
+    refused_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A cached answer to serve."""
+
+    answer: Answer
+    exact: bool
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The models to call, in order; without steps, `infeasible` says which limits left none."""
+
+    steps: tuple[Estimate, ...]
+    confidence: float
+    reason: Reason
+    infeasible: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where the time of one decision went, in seconds; a stage that did not run stays at None."""
+
+    total: float = 0.0
+    admit: float | None = None
+    normalise: float | None = None
+    exact: float | None = None
+    queue: float | None = None
+    encode: float | None = None
+    search: float | None = None
+    verify: float | None = None
+    estimate: float | None = None
+    choose: float | None = None
+
+
+STAGES = ("admit", "normalise", "exact", "queue", "encode", "search", "verify", "estimate", "choose")
+
+
+@dataclass(slots=True)
+class Decision:
+    """What one Decide returned, and what is kept of it until it is reported, explained or forgotten.
+
+    Exactly one of `hit` and `plan` is set. A `fill_token` lets the model's answer be stored, once, until
+    `lease_until` (seconds, monotonic).
+    """
+
+    id: str
+    request: Request
+    prompt: Prompt
+    generation: str
+    decided_at: float
+    timings: Timings
+    hit: Hit | None = None
+    plan: Plan | None = None
+    candidate: Candidate | None = None
+    estimates: tuple[Estimate, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    degraded: bool = False
+    vector: bytes = b""
+    truncated: bool = False
+    fill_token: str = ""
+    lease_until: float = 0.0
+    reported: bool = False

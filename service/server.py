@@ -1,0 +1,226 @@
+"""The edge: gRPC in, domain calls, gRPC out. Admits requests, gives errors their codes, drains on SIGTERM.
+
+With service.convert the only user of the generated protobuf. Messages arrive as bytes and are parsed here, so that
+what is no message at all is INVALID_ARGUMENT like any other bad input.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
+
+from index.errors import WaypostError
+from service import operations
+from service.auth import ANYONE, Principal, authenticate
+from service.errors import InvalidRequest, NotReady, SettingsError, to_code, to_status
+from service.runtime import Runtime, load
+from service.settings import ServerSettings, Settings
+
+_log = structlog.get_logger("waypost")
+_DETAILS: Final = "grpc-status-details-bin"
+# How long health says NOT_SERVING before calls are turned away, so that those who watch can leave first.
+_NOTICE_S: Final = 0.2
+
+_SERVICES: Final = {
+    "waypost.v1.Router": router_pb2.DESCRIPTOR.services_by_name["Router"],
+    "waypost.v1.Cache": cache_pb2.DESCRIPTOR.services_by_name["Cache"],
+    "waypost.v1.References": references_pb2.DESCRIPTOR.services_by_name["References"],
+    "waypost.v1.Admin": admin_pb2.DESCRIPTOR.services_by_name["Admin"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as its operation sees it. Times of `perf_counter`; no deadline is None."""
+
+    runtime: Runtime
+    principal: Principal
+    started: float
+    deadline: float | None
+
+
+Operation = Callable[[Any, Call], Awaitable[Message]]
+
+
+class Edge:
+    """All RPCs, over a runtime that is set once it is loaded and unset while draining."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.runtime: Runtime | None = None
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Return a handler for every RPC of the contract."""
+        found = []
+        for service, descriptor in _SERVICES.items():
+            methods = {
+                method.name: grpc.unary_unary_rpc_method_handler(
+                    self._handler(method.input_type._concrete_class, operations.of(service, method.name), method.name)  # noqa: SLF001 - how protobuf names a message's class
+                )
+                for method in descriptor.methods
+            }
+            found.append(grpc.method_handlers_generic_handler(service, methods))
+        return found
+
+    def _handler(
+        self, kind: type[Message], operation: Operation, name: str
+    ) -> Callable[[bytes, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[bytes]]:
+        tokens = self._settings.auth.tokens
+
+        async def handle(raw: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
+            started = perf_counter()
+            try:
+                runtime = self.runtime
+                if runtime is None:
+                    raise NotReady("not ready: loading or shutting down; ask the health service")
+                try:
+                    message = kind.FromString(raw)
+                except DecodeError:
+                    raise InvalidRequest(("request", f"not a valid {kind.DESCRIPTOR.full_name}")) from None
+                principal = ANYONE
+                if tokens:
+                    metadata = dict(context.invocation_metadata() or ())
+                    principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
+                left = context.time_remaining()
+                deadline = None if left is None else started + left
+                return (await operation(message, Call(runtime, principal, started, deadline))).SerializeToString()
+            except WaypostError as error:
+                code, status = to_code(error), to_status(error).SerializeToString()
+                if self.runtime is not None:
+                    self.runtime.decider.metrics.called(name, code.name)
+                await context.abort(code, str(error), trailing_metadata=((_DETAILS, status),))
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                if not context.done():
+                    _log.exception("internal_error", method=name)
+                    await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the service's log")
+            return b""
+
+        return handle
+
+
+async def serve(
+    settings: Settings,
+    ready: Callable[[Sequence[str]], None] = lambda _: None,
+    extra_handlers: Sequence[grpc.GenericRpcHandler] = (),
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        settings: all of them.
+        ready: called with the bound addresses once decisions are made.
+        extra_handlers: served beside the contract; benchmarks bring an echo to compare with.
+
+    Raises:
+        WaypostError: the index, the store or the encoder cannot be loaded, or an address cannot be bound.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    edge, watch = Edge(settings), health.aio.HealthServicer()
+    server = grpc.aio.server(options=_options(settings.server))
+    server.add_generic_rpc_handlers([*edge.handlers(), *extra_handlers])
+    health_pb2_grpc.add_HealthServicer_to_server(watch, server)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    await _say(watch, health_pb2.HealthCheckResponse.NOT_SERVING)
+    addresses = [_bind(server, address) for address in settings.server.listen]
+    await server.start()
+    runtime, metrics_server = None, None
+    try:
+        loading = asyncio.ensure_future(load(settings))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        runtime = await loading
+        metrics_server = _serve_metrics(settings.server, runtime)
+        edge.runtime = runtime
+        await _say(watch, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("ready", addresses=addresses)
+        ready(addresses)
+        await stopping
+        _log.info("draining")
+        await watch.enter_graceful_shutdown()
+        await asyncio.sleep(_NOTICE_S)
+    finally:
+        await server.stop(settings.server.drain_s if runtime else None)
+        edge.runtime = None
+        if runtime is not None:
+            await runtime.close()
+        if metrics_server is not None:
+            metrics_server.shutdown()
+            metrics_server.server_close()
+        _log.info("stopped")
+
+
+async def _say(watch: "health.aio.HealthServicer", status: int) -> None:
+    for name in ("", *_SERVICES):
+        await watch.set(name, status)
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    size = settings.max_message_mib << 20
+    return [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        # A second service on the same port is a mistake, not a way to share load.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    """Bind an address and return it as it can be called: a port of 0 becomes the one that was taken."""
+    path = address.removeprefix("unix:").removeprefix("//") if address.startswith("unix:") else None
+    try:
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            server.add_insecure_port(f"unix:{Path(path).absolute()}")
+            return f"unix:{Path(path).absolute()}"
+        port = server.add_insecure_port(address)
+    except (RuntimeError, OSError) as error:
+        raise SettingsError(
+            [f"server.listen: cannot listen on {address} ({error}): is another service using it?"]
+        ) from error
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _serve_metrics(settings: ServerSettings, runtime: Runtime) -> Any:  # noqa: ANN401 - http.server's own class
+    """Serve the metrics. The default port may be taken by another sidecar; one that was asked for may not."""
+    if not settings.metrics_listen:
+        return None
+    host, _, port = settings.metrics_listen.rpartition(":")
+    try:
+        server, _thread = start_http_server(int(port), host.strip("[]"), runtime.decider.metrics.registry)
+    except OSError as error:
+        if "metrics_listen" in settings.model_fields_set:
+            raise SettingsError(
+                [f"server.metrics_listen: cannot listen on {settings.metrics_listen} ({error})"]
+            ) from error
+        _log.warning("no_metrics", address=settings.metrics_listen, why=str(error))
+        return None
+    _log.info("metrics", address=f"{host}:{server.server_port}")
+    return server
+
+
+def run(settings: Settings, ready: Callable[[Sequence[str]], None]) -> None:
+    """Serve on this thread until a signal says stop."""
+    # The encoder and FAISS get their threads from the batcher; libraries' own would fight them for the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.run(serve(settings, ready))
+        return
+    asyncio.run(serve(settings, ready))

@@ -1,0 +1,257 @@
+"""The settings: one frozen model, one TOML file, overrides from the environment, checked at start.
+
+No other module reads the environment. `WAYPOST_CACHE__THRESHOLD=0.97` overrides `threshold` in table `[cache]`;
+lists are given as JSON.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.errors import SettingsError
+
+_ROOT = Path(__file__).resolve().parents[1]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSettings(_Table):
+    """Where and how the service listens."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:50051", "unix:var/waypost.sock")
+    """Addresses: `host:port` or `unix:PATH`. Port 0 takes a free one."""
+    metrics_listen: str = "127.0.0.1:9464"
+    """`host:port` of the Prometheus metrics; empty: none."""
+    drain_s: Positive = 10.0
+    """How long calls under way may take to finish after SIGTERM."""
+    max_message_mib: Annotated[int, Field(ge=1, le=256)] = 16
+    """The largest message taken in."""
+
+    @field_validator("listen")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one address is needed, for example 127.0.0.1:50051")
+        for address in value:
+            check_address(address)
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_address(cls, value: str) -> str:
+        if value.startswith("unix:"):
+            raise ValueError("metrics are served over host:port only")
+        return check_address(value) if value else value
+
+
+class EncoderSettings(_Table):
+    """The encoder and the queue in front of it."""
+
+    path: Path = _ROOT / "encoders" / "all-MiniLM-L6-v2"
+    """The folder with model.onnx, tokenizer.json and encoder.json."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Encoder runs at the same time, each on one thread: the number of cores."""
+    batch_tokens: Annotated[int, Field(ge=16, le=65_536)] = 512
+    """The most padded tokens in one run."""
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_024
+    """Prompts that may wait; above it calls are refused with RESOURCE_EXHAUSTED."""
+
+
+class IndexSettings(_Table):
+    """The built index."""
+
+    path: Path = Path("var/index")
+    """The folder that `waypost build-index --output` wrote."""
+
+
+class StoreSettings(_Table):
+    """What is kept on disk."""
+
+    data_dir: Path = Path("var/data")
+    """The folder of the record of answers and live references."""
+
+
+class CacheSettings(_Table):
+    """Which cached answers may be served."""
+
+    enabled: bool = True
+    """Without it every request is routed and nothing is stored."""
+    threshold: Share = 0.95
+    """The least cosine for a semantic hit. Belongs to one encoder: another needs another."""
+    max_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
+    """Conversations with more user turns are only hit exactly."""
+    ttl_s: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 7 * 86_400.0
+    """How long an answer stays valid unless the caller says; 0: for ever."""
+    max_answers: Annotated[int, Field(ge=1)] = 100_000
+    """Answers kept for one scope; above it the oldest go."""
+    max_answer_kib: Annotated[int, Field(ge=1, le=4_096)] = 1_024
+    """The largest answer stored."""
+    lease_s: Positive = 600.0
+    """How long a fill token is good for."""
+
+
+class RoutingSettings(_Table):
+    """How references vote."""
+
+    neighbours: Annotated[int, Field(ge=1, le=1_000)] = 20
+    """How many references vote."""
+    min_similarity: Share = 0.25
+    """References less similar than this do not vote; if none is left the fallback model is taken."""
+    fallback: str = ""
+    """Model id or alias; empty: the catalogue's `fallback`, else the best over all references."""
+    output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    """Expected length of an answer where the caller does not say."""
+
+
+class DecisionSettings(_Table):
+    """What is remembered of decisions, for Explain, Report and fills."""
+
+    keep: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """How many of the latest."""
+
+
+class LogSettings(_Table):
+    """The log, JSON lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """At `debug` every decision is a line."""
+    prompts: bool = False
+    """Let prompt texts into the log."""
+
+
+class TokenSettings(_Table):
+    """One caller's token."""
+
+    token: SecretStr = Field(min_length=16)
+    """What the caller sends as `authorization: Bearer …`; at least 16 characters."""
+    scopes: tuple[str, ...] = ()
+    """The scopes it is for; "*": all."""
+    admin: bool = False
+    """Whether it may call Admin."""
+
+
+class AuthSettings(_Table):
+    """Who may call. Without tokens everyone who reaches the address may."""
+
+    tokens: Mapping[str, TokenSettings] = Field(default_factory=dict)
+    """By the name of their holder, which is what logs show."""
+
+
+class Settings(BaseSettings):
+    """All of it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="WAYPOST_", env_nested_delimiter="__"
+    )
+
+    server: ServerSettings = ServerSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    index: IndexSettings = IndexSettings()
+    store: StoreSettings = StoreSettings()
+    cache: CacheSettings = CacheSettings()
+    routing: RoutingSettings = RoutingSettings()
+    decisions: DecisionSettings = DecisionSettings()
+    log: LogSettings = LogSettings()
+    auth: AuthSettings = AuthSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override what the file (given as arguments) says."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings from a file, the environment and the command line, which overrides both.
+
+    Args:
+        path: a TOML file; None: defaults.
+        overrides: {table: {key: value}}.
+
+    Raises:
+        SettingsError: with one line for each thing that is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError([f"{path}: no such file"]) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError([f"{path}: not a TOML file: {error}"]) from error
+    try:
+        settings = Settings(**values)
+        if not overrides:
+            return settings
+        merged = settings.model_dump()
+        for table, pairs in overrides.items():
+            merged[table].update(pairs)
+        return Settings.model_construct(
+            **{name: field.annotation.model_validate(merged[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
+        )
+    except ValidationError as error:
+        raise SettingsError([_line(path, problem) for problem in error.errors()]) from error
+
+
+def check_address(address: str) -> str:
+    """Return the address, or raise ValueError where it is neither `host:port` nor `unix:PATH`."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:").removeprefix("//")
+        if not path:
+            raise ValueError(f"{address!r}: a path must follow, for example unix:/run/waypost.sock")
+        if len(str(Path(path).absolute()).encode()) > 107:  # noqa: PLR2004 - what the kernel takes
+            raise ValueError(f"{address!r}: the path of a unix socket may have 107 bytes at the most")
+        return address
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - ports
+        raise ValueError(f"{address!r}: expected host:port or unix:PATH, for example 127.0.0.1:50051")
+    return address
+
+
+def to_toml(settings: Settings) -> str:
+    """Return the settings in use as TOML, secrets redacted."""
+    lines: list[str] = []
+    for table, values in settings.model_dump(mode="json").items():
+        nested = {k: v for k, v in values.items() if isinstance(v, dict)}
+        lines += ["", f"[{table}]"]
+        lines += [f"{k} = {_toml(v)}" for k, v in values.items() if k not in nested]
+        for key, entries in nested.items():
+            for name, entry in entries.items():
+                lines += ["", f"[{table}.{key}.{name}]"]
+                lines += [f"{k} = {_toml(v)}" for k, v in entry.items()]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value)
+
+
+def _line(path: Path | None, problem: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
+    where = ".".join(str(part) for part in problem["loc"])
+    source = f"{path}: " if path else "settings: "
+    if problem["type"] == "extra_forbidden":
+        return f"{source}{where}: no such setting; see docs/operations.md for all of them"
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{source}{where}: {problem['msg']}{shown}"
