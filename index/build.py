@@ -64,13 +64,9 @@ def build_index(
         OSError: the folder cannot be written.
     """
     if not references:
-        raise ReferenceError_(
-            "no references: at least one labelled prompt is needed to build an index"
-        )
+        raise ReferenceError_("no references: at least one labelled prompt is needed to build an index")
     texts = [canonical(reference.prompt) for reference in references]
-    hashes = np.frombuffer(
-        b"".join(content_hash(encoder.digest, t) for t in texts), np.uint8
-    ).reshape(-1, 16)
+    hashes = np.frombuffer(b"".join(content_hash(encoder.digest, t) for t in texts), np.uint8).reshape(-1, 16)
     previous = _previous(output, encoder.digest)
     vectors, embedded, truncated = _embed(texts, hashes, encoder, previous, progress)
     with staging(output) as folder:

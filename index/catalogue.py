@@ -162,9 +162,7 @@ def _unknown_keys(table: Mapping[str, Any], known: Iterable[str], place: str) ->
     """Return a problem for each key that is not known."""
     names = tuple(known)
     return [
-        f"{place}{key}: is not a key of the catalogue{did_you_mean(key, names)}"
-        for key in table
-        if key not in names
+        f"{place}{key}: is not a key of the catalogue{did_you_mean(key, names)}" for key in table if key not in names
     ]
 
 
@@ -180,8 +178,7 @@ def _claimed_names(tables: list[dict[str, Any]], problems: list[str]) -> dict[st
         for key, name in names:
             if isinstance(name, str) and name in places:
                 problems.append(
-                    f"{place}: {key}: {name!r} is already a name of {places[name]}; "
-                    "a name may stand for one model only"
+                    f"{place}: {key}: {name!r} is already a name of {places[name]}; a name may stand for one model only"
                 )
             elif isinstance(name, str):
                 places[name] = place

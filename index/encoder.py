@@ -90,9 +90,7 @@ class Encoder(Protocol):
 class OnnxEncoder:
     """An encoder exported by `index.export`: one onnxruntime session, run on the calling thread."""
 
-    def __init__(
-        self, session: ort.InferenceSession, tokenizer: Tokenizer, description: dict[str, Any]
-    ) -> None:
+    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, description: dict[str, Any]) -> None:
         """Wrap what `load` has opened and verified."""
         self._session = session
         self._tokenizer = tokenizer
@@ -294,9 +292,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        message = (
-            f"{path} cannot be read ({error}): restore the folder, or export the encoder again"
-        )
+        message = f"{path} cannot be read ({error}): restore the folder, or export the encoder again"
         raise EncoderError(message) from error
 
 

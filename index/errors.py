@@ -26,7 +26,7 @@ class CatalogueError(InputError):
     """The catalogue (models.toml) is wrong."""
 
 
-class ReferenceError_(InputError):  # noqa: N801 - ReferenceError is Python's own, about weak references
+class ReferenceError_(InputError):  # noqa: N801, N818 - ReferenceError is Python's own, about weak references
     """A reference, or a row that should become one, is wrong."""
 
 

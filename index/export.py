@@ -21,10 +21,10 @@ from tokenizers import Tokenizer, normalizers
 
 from index import encoder
 from index.errors import EncoderError
-from index.export_weights import Linear, Weights, read_weights
+from index.export_weights import Array, Linear, Weights, read_weights
 
 if TYPE_CHECKING:
-    from index.export_graph import Head, Precision, Reach
+    from index.export_graph import Head, Precision
 
 SENTENCES: Final = Path(__file__).parent.parent / "encoders" / "sentences"
 """Our own texts of many kinds: `calibration.jsonl` and, none of them in both, `verification.jsonl`."""
@@ -115,12 +115,12 @@ def export(
 
     say("loading the model")
     origin = _open_source(model)
-    reaches = None
+    ranges = None
     if precision == "int8":
         say("calibrating")
-        reaches = _calibrate(origin, read_sentences("calibration"))
+        ranges = _calibrate(origin, read_sentences("calibration"))
     say("building the graph")
-    graph = build_graph(origin.weights, origin.head, precision=precision, reaches=reaches)
+    graph = build_graph(origin.weights, origin.head, precision=precision, ranges=ranges)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
         draft = Path(name)
@@ -191,9 +191,7 @@ def _open_source(name: str) -> _Source:
     try:
         model = SentenceTransformer(name, device="cpu").eval()
     except Exception as error:  # every layer below raises its own
-        raise EncoderError(
-            f"cannot load {name} as a sentence-transformers model: {error}"
-        ) from error
+        raise EncoderError(f"cannot load {name} as a sentence-transformers model: {error}") from error
     modules = list(model)
     if type(modules[0]).__name__ != "Transformer":
         raise EncoderError(f"{name} does not begin with a transformer, but {modules[0]}")
@@ -257,20 +255,17 @@ def _read_licence(name: str, model: Any) -> str:
     return str(getattr(model.model_card_data, "license", None) or "unknown")
 
 
-def _calibrate(source: _Source, texts: Sequence[str]) -> dict[str, "Reach"]:
-    """Record the lowest and highest value of what goes into each linear layer over `texts`."""
+def _calibrate(source: _Source, texts: Sequence[str]) -> dict[str, Array]:
+    """Record max|x| of each channel of what goes into each linear layer over `texts`."""
     import torch
 
-    from index.export_graph import Reach
-
     modules = dict(source.network.named_modules())
-    reaches: dict[str, Reach] = {}
+    ranges: dict[str, Array] = {}
 
     def watch(name: str) -> Callable[[Any, Any], None]:
         def record(_module: Any, inputs: Any) -> None:
-            low, high = (edge.numpy() for edge in inputs[0].detach().flatten(0, -2).aminmax(dim=0))
-            seen = reaches.get(name, Reach(low, high))
-            reaches[name] = Reach(np.minimum(seen.low, low), np.maximum(seen.high, high))
+            reach = inputs[0].detach().abs().flatten(0, -2).amax(0).numpy()
+            ranges[name] = np.maximum(ranges.get(name, np.float32(0)), reach)
 
         return record
 
@@ -285,7 +280,7 @@ def _calibrate(source: _Source, texts: Sequence[str]) -> dict[str, "Reach"]:
             source.network(input_ids=torch.tensor([ids]))
     for hook in hooks:
         hook.remove()
-    return reaches
+    return ranges
 
 
 def _verify(exported: encoder.OnnxEncoder, source: _Source) -> tuple[Fidelity, str]:
@@ -312,9 +307,7 @@ def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[n
 
 def _describe(folder: Path, source: _Source, precision: str, origin: str) -> dict[str, Any]:
     """State all of `encoder.json` but the fidelity. No times: equal exports are equal files."""
-    files = {
-        part: encoder.file_digest(folder / part) for part in (encoder.MODEL, encoder.TOKENIZER)
-    }
+    files = {part: encoder.file_digest(folder / part) for part in (encoder.MODEL, encoder.TOKENIZER)}
     dense = source.head.dense
     return {
         "format": encoder.FORMAT,

@@ -37,7 +37,7 @@ Pooling = Literal["mean", "cls"]
 _CENTRE: Final = 128
 _GELU_ZERO: Final = 28
 _GELU_MINIMUM: Final = 0.17  # the lowest value of GELU is -0.16997; ReLU's is 0
-_ALPHA: Final = 0.5
+_ALPHA: Final = 0.6
 _CONTRIB: Final = "com.microsoft"
 _ACTIVATIONS: Final = {
     "gelu": "BiasGelu",
@@ -56,22 +56,6 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """The lowest and highest value of each input channel of a linear layer, each (inputs,)."""
-
-    low: Array
-    high: Array
-
-
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    """Token vectors (tokens, hidden), less a constant `shift` (hidden,) that is added back later."""
-
-    values: str
-    shift: Array
-
-
-@dataclass(frozen=True, slots=True)
 class _Quantised:
     """Activations as the integer product wants them: (tokens, n) u8, and (tokens, 1) scales."""
 
@@ -85,12 +69,12 @@ def build_graph(
     head: Head,
     *,
     precision: Precision,
-    reaches: Mapping[str, Reach] | None = None,
+    ranges: Mapping[str, Array] | None = None,
 ) -> onnx.ModelProto:
     """Build the model: (input_ids, attention_mask), int64 (texts, tokens), to `embedding`.
 
-    `reaches` is what goes into each linear layer, by `Linear.module`, over calibration texts:
-    without it int8 is neither shifted nor smoothed. The result is fp32 (texts, dimensions), unit rows. Texts
+    `ranges` is max|x| per input channel of each linear layer, by `Linear.module`, over calibration
+    texts: without it int8 is not smoothed. The result is fp32 (texts, dimensions), unit rows. Texts
     are padded on the right, by any amount; no row may be all padding.
 
     Raises `EncoderError` if the activation function is not known.
@@ -98,19 +82,19 @@ def build_graph(
     if weights.activation not in _ACTIVATIONS:
         message = f"cannot export the activation {weights.activation!r}; known: {[*_ACTIVATIONS]}"
         raise EncoderError(message)
-    return _Graph(weights, head, precision, reaches or {}).build()
+    return _Graph(weights, head, precision, ranges or {}).build()
 
 
 class _Graph:
     """The nodes and constants of one model while it is being built."""
 
     def __init__(
-        self, weights: Weights, head: Head, precision: Precision, reaches: Mapping[str, Reach]
+        self, weights: Weights, head: Head, precision: Precision, ranges: Mapping[str, Array]
     ) -> None:
         self._weights = weights
         self._head = head
         self._int8 = precision == "int8"
-        self._reaches = reaches if precision == "int8" else {}
+        self._ranges = ranges
         self._hidden = weights.words.shape[1]
         self._width = self._hidden // weights.heads
         self._nodes: list[onnx.NodeProto] = []
@@ -121,12 +105,10 @@ class _Graph:
     def build(self) -> onnx.ModelProto:
         """Put the parts together, in the order data flows."""
         self._index_tokens()
-        layers = self._weights.layers
-        hidden = self._embed(self._shift(layers[0].query))
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
-            hidden = self._attend(layer, hidden, self._shift(layer.up))
-            hidden = self._feed_forward(layer, hidden, self._shift(following and following.query))
-        vectors = self._pool(hidden.values)
+        hidden = self._embed()
+        for layer in self._weights.layers:
+            hidden = self._feed_forward(layer, self._attend(layer, hidden))
+        vectors = self._pool(hidden)
         dimensions = self._hidden
         for linear, activation in self._head.dense:
             product = self._op("MatMul", vectors, self._float(linear.weight))
@@ -195,7 +177,7 @@ class _Graph:
         bias = self._op("Gather", self._float(table.T), row, axis=1)
         return self._op("Unsqueeze", bias, self._int([0]))
 
-    def _embed(self, shift: Array) -> _Hidden:
+    def _embed(self) -> str:
         words = self._weights.words
         if self._int8:
             scales = np.maximum(np.abs(words).max(axis=1, keepdims=True), 1e-8) / 127
@@ -205,24 +187,22 @@ class _Graph:
         else:
             word = self._op("Gather", self._float(words), self._ids)
         position = self._op("Gather", self._float(self._weights.positions), self._position)
-        return self._norm(self._op("Add", word, position), self._weights.embedding_norm, shift)
+        return self._norm(self._op("Add", word, position), self._weights.embedding_norm)
 
-    def _attend(self, layer: Layer, hidden: _Hidden, shift: Array) -> _Hidden:
+    def _attend(self, layer: Layer, hidden: str) -> str:
         root = np.float32(np.sqrt(self._width))
         # The score's 1/sqrt(width) is in the query's weights. The key's bias adds the same to every
         # score of a query, which softmax ignores. The value's bias comes out of attention as it
         # is, because shares sum to one: it is in the output's bias.
         value, output = layer.value, layer.output
-        value_bias = value.bias + hidden.shift @ value.weight
-        bias = output.bias + value_bias @ output.weight
+        bias = output.bias + value.bias @ output.weight
         smooth = self._smoothing(output.module, output.weight)
         query_weight = layer.query.weight / root
-        query_bias = layer.query.bias / root + hidden.shift @ query_weight
         joint = np.concatenate([query_weight, layer.key.weight, value.weight / smooth], axis=1)
-        rows = self._smooth_product(hidden.values, layer.query.module, joint)
+        rows = self._smooth_product(hidden, layer.query.module, joint)
         rows = self._op("Reshape", rows, self._int([-1, self._width]))
         queries, keys, values = (self._op("Gather", rows, index) for index in self._rows)
-        by_head = self._float(query_bias.reshape(1, -1, 1, self._width))
+        by_head = self._float((layer.query.bias / root).reshape(1, -1, 1, self._width))
         queries = self._op("Add", queries, by_head)
         scores = self._op("FusedMatMul", queries, keys, domain=_CONTRIB, transB=1)
         shares = self._op("Softmax", self._op("Add", scores, self._penalty), axis=-1)
@@ -231,26 +211,24 @@ class _Graph:
         context = self._op("Gather", mixed, self._back)
         context = self._op("Reshape", context, self._int([-1, self._hidden]))
         product = self._product(self._quantise(context), output.weight * smooth[:, None])
-        return self._residual(product, bias, hidden, layer.attention_norm, shift)
+        return self._residual(product, bias, hidden, layer.attention_norm)
 
-    def _feed_forward(self, layer: Layer, hidden: _Hidden, shift: Array) -> _Hidden:
+    def _feed_forward(self, layer: Layer, hidden: str) -> str:
         up, down = layer.up, layer.down
-        product = self._smooth_product(hidden.values, up.module, up.weight)
+        product = self._smooth_product(hidden, up.module, up.weight)
         name = _ACTIVATIONS[self._weights.activation]
-        bias = self._float(up.bias + hidden.shift @ up.weight)
+        bias = self._float(up.bias)
         if name == "Relu":
             inner = self._op("Relu", self._op("Add", product, bias))
         else:
             inner = self._op(name, product, bias, domain=_CONTRIB)
         product = self._product(self._quantise(inner, zero=_GELU_ZERO), down.weight)
-        return self._residual(product, down.bias, hidden, layer.norm, shift)
+        return self._residual(product, down.bias, hidden, layer.norm)
 
-    def _residual(
-        self, product: str, bias: Array, hidden: _Hidden, norm: Norm, shift: Array
-    ) -> _Hidden:
+    def _residual(self, product: str, bias: Array, hidden: str, norm: Norm) -> str:
         # Three plain nodes: the fused SkipLayerNormalization made the whole model 1.4 times slower.
-        summed = self._op("Add", product, self._float(bias + hidden.shift))
-        return self._norm(self._op("Add", summed, hidden.values), norm, shift)
+        summed = self._op("Add", product, self._float(bias))
+        return self._norm(self._op("Add", summed, hidden), norm)
 
     def _pool(self, hidden: str) -> str:
         if self._head.pooling == "cls":
@@ -268,24 +246,15 @@ class _Graph:
 
     # The int8 product, and what it needs.
 
-    def _shift(self, linear: Linear | None) -> Array:
-        """Give the middle of what goes into `linear`, per channel: zeros if not calibrated."""
-        if linear is None or linear.module not in self._reaches:
-            return np.zeros(self._hidden, np.float32)
-        reach = self._reaches[linear.module]
-        # Rounded, here and in the smoothing, so that the last bits of an activation, which differ
-        # between CPUs, do not reach the artefact.
-        middle: Array = np.round(32 * (reach.low + reach.high)) / np.float32(64)
-        return middle
-
     def _smoothing(self, module: str, weight: Array) -> Array:
         """Give the factor by which to divide each input channel: ones if not calibrated."""
-        if module not in self._reaches:
+        if not self._int8 or module not in self._ranges:
             return np.ones(len(weight), np.float32)
-        reach = self._reaches[module]
-        half = np.maximum((reach.high - reach.low) / 2, 1e-5).astype(np.float64)
+        reach = np.maximum(self._ranges[module], 1e-5).astype(np.float64)
         weights = np.maximum(np.abs(weight).max(axis=1), 1e-5).astype(np.float64)
-        exponent = _ALPHA * np.log2(half) - (1 - _ALPHA) * np.log2(weights)
+        exponent = _ALPHA * np.log2(reach) - (1 - _ALPHA) * np.log2(weights)
+        # Rounded to a sixteenth of a power of two, so that the last bits of an activation, which
+        # differ between CPUs, do not reach the artefact.
         rounded = np.round(16 * (exponent - exponent.mean())) / 16
         return np.exp2(rounded).astype(np.float32)
 
@@ -332,13 +301,10 @@ class _Graph:
         )
         return self._op("Mul", product, values.scales)
 
-    def _norm(self, values: str, norm: Norm, shift: Array) -> _Hidden:
-        gain, bias = self._float(norm.gain), self._float(norm.bias - shift)
+    def _norm(self, values: str, norm: Norm) -> str:
+        gain, bias = self._float(norm.gain), self._float(norm.bias)
         epsilon = self._weights.epsilon
-        normed = self._op(
-            "LayerNormalization", values, gain, bias, axis=-1, epsilon=epsilon
-        )
-        return _Hidden(normed, shift)
+        return self._op("LayerNormalization", values, gain, bias, axis=-1, epsilon=epsilon)
 
     # Nodes and constants.
 

@@ -188,9 +188,7 @@ def _norm(state: Mapping[str, Array], name: str) -> Norm:
     return Norm(state[f"{name}.weight"], state[f"{name}.bias"])
 
 
-def _positions(
-    state: Mapping[str, Array], config: Mapping[str, Any], names: _Names, max_tokens: int
-) -> Array:
+def _positions(state: Mapping[str, Array], config: Mapping[str, Any], names: _Names, max_tokens: int) -> Array:
     # RoBERTa and its kin count positions from the one after the padding token's id.
     first = int(config["pad_token_id"]) + 1 if names.positions_follow_padding else 0
     table = state["embeddings.position_embeddings.weight"][first : first + max_tokens]

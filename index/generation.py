@@ -125,10 +125,7 @@ def write_generation(
         encoder_digest: of the encoder that made the vectors.
         vectors_shape: (references, dimensions).
     """
-    listed = {
-        name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for name, path in files.items()
-    }
+    listed = {name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     content = {
         "format": FORMAT,
         "references": vectors_shape[0],
@@ -145,19 +142,19 @@ def write_generation(
         shutil.rmtree(target)
     with staging(root) as folder:
         for name, path in files.items():
-            os.replace(path, folder / name)
+            path.replace(folder / name)
             _sync(folder / name)
         manifest = {"id": generation_id, "created_at": round(time.time(), 3), **content}
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync(folder / _MANIFEST)
         _sync(folder)
-        os.replace(folder, target)
+        folder.replace(target)
     _sync(root)
     return generation_id
 
 
 @contextlib.contextmanager
-def staging(root: Path) -> Any:  # noqa: ANN401 - a context manager of Path
+def staging(root: Path) -> Any:
     """Yield a folder below `root` that is removed at the end, unless it was renamed."""
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
@@ -186,9 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
             files={str(k): dict(v) for k, v in raw["files"].items()},
         )
     except FileNotFoundError:
-        raise GenerationError(
-            f"{folder}: no generation is here ({_MANIFEST} is missing); {_REMEDY}"
-        ) from None
+        raise GenerationError(f"{folder}: no generation is here ({_MANIFEST} is missing); {_REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GenerationError(f"{path}: cannot be read ({error!r}); {_REMEDY}") from error
 
@@ -199,15 +194,11 @@ def verify_generation(folder: Path) -> Manifest:
     for name, expected in manifest.files.items():
         path = folder / name
         if Path(name).name != name:
-            raise GenerationError(
-                f"{folder / _MANIFEST}: file name {name!r} leads elsewhere; {_REMEDY}"
-            )
+            raise GenerationError(f"{folder / _MANIFEST}: file name {name!r} leads elsewhere; {_REMEDY}")
         if not path.is_file():
             raise GenerationError(f"{path}: missing from the generation; {_REMEDY}")
         if path.stat().st_size != expected.get("bytes") or _sha256(path) != expected.get("sha256"):
-            raise GenerationError(
-                f"{path}: damaged: size or checksum differs from the manifest; {_REMEDY}"
-            )
+            raise GenerationError(f"{path}: damaged: size or checksum differs from the manifest; {_REMEDY}")
     return manifest
 
 
@@ -228,17 +219,12 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
             f"vectors of different encoders cannot be compared; {_REMEDY}, or set encoder.path to the other one"
         )
     try:
-        catalogue = parse_catalogue(
-            (folder / "models.toml").read_text(encoding="utf-8"), str(folder / "models.toml")
-        )
+        catalogue = parse_catalogue((folder / "models.toml").read_text(encoding="utf-8"), str(folder / "models.toml"))
         references = read_references([folder / "references.jsonl"], catalogue).references
         vectors: Vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise GenerationError(f"{folder}: cannot be loaded ({error}); {_REMEDY}") from error
-    if (
-        vectors.shape != (manifest.references, manifest.dimensions)
-        or len(references) != manifest.references
-    ):
+    if vectors.shape != (manifest.references, manifest.dimensions) or len(references) != manifest.references:
         raise GenerationError(f"{folder}: its parts do not fit together; {_REMEDY}")
     return Generation(manifest, catalogue, references, _partition(folder, vectors))
 
@@ -253,9 +239,7 @@ def _partition(folder: Path, vectors: Vectors) -> Partition:
         rows = np.load(folder / "graph_rows.npy", allow_pickle=False)
         return Partition.linked(rows[:0], vectors[:0], graph, rows)
     except (OSError, ValueError) as error:
-        raise GenerationError(
-            f"{folder}: its graph cannot be loaded ({error}); {_REMEDY}"
-        ) from error
+        raise GenerationError(f"{folder}: its graph cannot be loaded ({error}); {_REMEDY}") from error
 
 
 def list_generations(root: Path) -> list[tuple[Path, Manifest | GenerationError]]:
@@ -291,7 +275,7 @@ def set_current(root: Path, generation_id: str) -> None:
     temporary = root / f".{_CURRENT}-{os.getpid()}"
     temporary.write_text(generation_id + "\n", encoding="utf-8")
     _sync(temporary)
-    os.replace(temporary, root / _CURRENT)
+    temporary.replace(root / _CURRENT)
     _sync(root)
 
 

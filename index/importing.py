@@ -121,8 +121,8 @@ def import_rows(  # noqa: PLR0913 - each is an option of the command
     layout: str,
     output: Path,
     catalogue: Catalogue | None = None,
-    *,
     on_error: Literal["fail", "skip"] = "fail",
+    *,
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
     overwrite: bool = False,
@@ -151,9 +151,7 @@ def import_rows(  # noqa: PLR0913 - each is an option of the command
     run = _Run(catalogue, columns or {}, scale, progress or (lambda _: None))
     run.layout = "" if layout == "auto" else layout
     written = write_references(output, _references(run, sources, on_error))
-    return ImportReport(
-        run.layout, output, run.read, written, run.problems, tuple(run.unused), run.averaged
-    )
+    return ImportReport(run.layout, output, run.read, written, run.problems, tuple(run.unused), run.averaged)
 
 
 def _check_options(
@@ -224,8 +222,7 @@ def _opened(run: _Run, path: Path) -> tuple[tuple[str, ...], _Rows]:
     for role, column in run.columns.items():
         if column not in header and sound:
             raise ReferenceError_(
-                f"{path}: has no column {column!r} for {role}{did_you_mean(column, header)}; "
-                f"it has {', '.join(header)}"
+                f"{path}: has no column {column!r} for {role}{did_you_mean(column, header)}; it has {', '.join(header)}"
             )
     roles = tuple(_by_role(run, dict.fromkeys(header, "-")))
     fitting = _fitting(roles, _by_role(run, sound[0] if sound else {}))
@@ -250,11 +247,7 @@ def _by_role(run: _Run, row: _Row) -> dict[str, object]:
     """Return a row with its columns called by role; what a role was given hides its namesake."""
     names = {**_OTHER_NAMES, **run.columns}
     sources = {column: role for role, column in names.items()}
-    found = {
-        name: value
-        for name, value in row.items()
-        if name not in sources and name not in run.columns
-    }
+    found = {name: value for name, value in row.items() if name not in sources and name not in run.columns}
     for role, column in names.items():
         if row.get(column) not in (None, ""):
             found[role] = row[column]
@@ -286,9 +279,7 @@ def _model_columns(layout: str, roles: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def _converted(
-    run: _Run, row: _Row | RowError, models: Sequence[str], place: tuple[Path, int]
-) -> Reference | None:
+def _converted(run: _Run, row: _Row | RowError, models: Sequence[str], place: tuple[Path, int]) -> Reference | None:
     """Return the reference of one row, or None if it is one of many calls to be averaged."""
     if isinstance(row, RowError):
         raise row
@@ -343,9 +334,7 @@ def _score_cells(layout: str, cells: _Row, models: Sequence[str]) -> tuple[_Cell
     if layout != "scores":
         judged = [(_JUDGED_WEAK, _JUDGED, cells[_JUDGED])] if _JUDGED in cells else []
         scores = [(model, model, cells.get(model)) for model in models]
-        costs = [
-            (model, f"{model}|total_cost", cells.get(f"{model}|total_cost")) for model in models
-        ]
+        costs = [(model, f"{model}|total_cost", cells.get(f"{model}|total_cost")) for model in models]
         return scores + judged, costs
     found: dict[str, _Cells] = {}
     for key, prefix in (("scores", "score:"), ("costs", "cost:")):
@@ -354,9 +343,7 @@ def _score_cells(layout: str, cells: _Row, models: Sequence[str]) -> tuple[_Cell
             raise RowError(key, "must be an object of models and numbers")
         found[key] = [(model, f"{key}.{model}", value) for model, value in (given or {}).items()]
         found[key] += [
-            (name.removeprefix(prefix), name, value)
-            for name, value in cells.items()
-            if name.startswith(prefix)
+            (name.removeprefix(prefix), name, value) for name, value in cells.items() if name.startswith(prefix)
         ]
     return found["scores"], found["costs"]
 
@@ -392,9 +379,7 @@ def _score(value: object, column: str, scale: tuple[float, float]) -> float | No
         return flag
     low, high = scale
     if not low <= number <= high:
-        raise RowError(
-            column, f"must be from {low:g} to {high:g}, not {number:g}; give the scale it is on"
-        )
+        raise RowError(column, f"must be from {low:g} to {high:g}, not {number:g}; give the scale it is on")
     return (number - low) / (high - low)
 
 

@@ -92,9 +92,7 @@ class Model:
 
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Return what a call with so many tokens costs, in USD."""
-        return (
-            input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok
-        ) / 1e6
+        return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
 
     def latency_s(self, output_tokens: float) -> float | None:
         """Return the expected time to the whole answer in seconds, or None where the catalogue is silent."""

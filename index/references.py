@@ -138,9 +138,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         elif not path.exists():
             raise ReferenceError_(f"{path}: does not exist")
         elif not _is_rows(path):
-            raise ReferenceError_(
-                f"{path}: references end in .jsonl or .jsonl.gz; waypost import converts others"
-            )
+            raise ReferenceError_(f"{path}: references end in .jsonl or .jsonl.gz; waypost import converts others")
         else:
             found = [path]
         for file in found:
@@ -400,24 +398,16 @@ def warnings(references: Sequence[Reference]) -> list[str]:
         found.append(f"all scores are {scores.pop():g}: they do not tell the models apart")
     elif references:
         always = set.intersection(*map(_winners, references))
-        found += [
-            f"no reference prefers another model to {name}: nothing to route"
-            for name in sorted(always)[:1]
-        ]
+        found += [f"no reference prefers another model to {name}: nothing to route" for name in sorted(always)[:1]]
     same: dict[object, list[Reference]] = {}
     for reference in references:
         text = canonical(reference.prompt)
         key = (text, reference.messages[:-1]) if reference.messages else text
         same.setdefault(key, []).append(reference)
-    torn = [
-        group
-        for group in same.values()
-        if len(group) > 1 and not set.intersection(*map(_winners, group))
-    ]
+    torn = [group for group in same.values() if len(group) > 1 and not set.intersection(*map(_winners, group))]
     if torn:
         examples = "; ".join(
-            f"{_start(group[0].prompt)!r} ({', '.join(r.id for r in group[:4])})"
-            for group in torn[:3]
+            f"{_start(group[0].prompt)!r} ({', '.join(r.id for r in group[:4])})" for group in torn[:3]
         )
         noun = "prompt stands" if len(torn) == 1 else "prompts stand"
         found.append(f"{len(torn)} {noun} with labels that contradict each other: {examples}")

@@ -153,9 +153,7 @@ def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     # A column that is no longer UTF-8 is noticed by Python, without a code.
-    if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or (
-        code is None and "decode" in str(error)
-    ):
+    if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or (code is None and "decode" in str(error)):
         return damaged(path, str(error))
     if primary in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY} or code in _DISK_WOULD_NOT:
         return StoreFullError(
@@ -187,8 +185,7 @@ def _create(path: Path) -> None:
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreError(
-            f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, _OLDEST_SQLITE))} "
-            "or newer is needed"
+            f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, _OLDEST_SQLITE))} or newer is needed"
         )
     log = _beside(path, "-wal")
     if log.exists() and log.stat().st_size > 0:
@@ -224,9 +221,7 @@ def _refuse_foreign(path: Path) -> None:
         raise StoreDamagedError(f"{path} is not a store: it is no SQLite database. {elsewhere}")
     application = int.from_bytes(header[68:72], "big")
     if application != sqlite_schema.APPLICATION_ID:
-        raise StoreDamagedError(
-            f"{path} belongs to another program (application id {application:#x}). {elsewhere}"
-        )
+        raise StoreDamagedError(f"{path} belongs to another program (application id {application:#x}). {elsewhere}")
 
 
 def _refuse_cut_short(connection: sqlite3.Connection, path: Path) -> None:

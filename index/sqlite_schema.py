@@ -96,9 +96,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Take the steps that are missing, each of them wholly or not at all."""
     for number in range(version_of(connection) + 1, NEWEST + 1):
         try:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {STEPS[number - 1]} PRAGMA user_version = {number}; COMMIT;"
-            )
+            connection.executescript(f"BEGIN IMMEDIATE; {STEPS[number - 1]} PRAGMA user_version = {number}; COMMIT;")
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()

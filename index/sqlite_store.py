@@ -106,9 +106,7 @@ class SqliteStore:
     def scan(self, kind: Kind, scope: str, *, after: int = 0, limit: int = 100) -> list[Change]:
         """Return live records of one scope by when they were last written: see `Store.scan`."""
         with self._reading() as connection:
-            rows = connection.execute(
-                sqlite_rows.SCAN[kind], (scope, after, max(limit, 0))
-            ).fetchall()
+            rows = connection.execute(sqlite_rows.SCAN[kind], (scope, after, max(limit, 0))).fetchall()
             return [sqlite_rows.CHANGE_OF[kind](row) for row in rows]
 
     def changes(self, since: int, limit: int = 1000, *, contents: bool = True) -> list[Change]:
@@ -146,8 +144,7 @@ class SqliteStore:
         if tombstones <= self._tombstones_kept * 1.1:
             return tombstones
         connection.execute(
-            "DELETE FROM tombstone WHERE seq <="
-            " (SELECT seq FROM tombstone ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+            "DELETE FROM tombstone WHERE seq <= (SELECT seq FROM tombstone ORDER BY seq DESC LIMIT 1 OFFSET ?)",
             (self._tombstones_kept,),
         )
         return _count_tombstones(connection)

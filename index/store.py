@@ -161,9 +161,7 @@ class MemoryStore:
             wanted = (
                 change
                 for change in self._current(after)
-                if change.record is not None
-                and change.key.scope == scope
-                and change.key.kind == kind
+                if change.record is not None and change.key.scope == scope and change.key.kind == kind
             )
             return list(itertools.islice(wanted, max(limit, 0)))
 
@@ -249,6 +247,4 @@ def unstorable(key: RecordKey, why: object) -> StoreError:
 def _without_contents(change: Change) -> Change:
     if not isinstance(change.record, Answer):
         return change
-    return dataclasses.replace(
-        change, record=dataclasses.replace(change.record, content="", chunks=())
-    )
+    return dataclasses.replace(change, record=dataclasses.replace(change.record, content="", chunks=()))

@@ -10,7 +10,7 @@ import threading
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import faiss
 import numpy as np
@@ -56,8 +56,8 @@ class Partition:
     def __init__(self, dimensions: int, exact_limit: int = EXACT_LIMIT) -> None:
         self.dimensions = dimensions
         self._exact_limit = exact_limit
-        self._tail = faiss.IndexIDMap(faiss.IndexFlatIP(dimensions))
-        self._graph: faiss.IndexHNSWFlat | None = None
+        self._tail: Any = faiss.IndexIDMap(faiss.IndexFlatIP(dimensions))
+        self._graph: Any = None  # faiss.IndexHNSWFlat; its stubs do not know what a downcast index can do
         self._graph_ids = array("q")
         self._in_graph: set[int] = set()
         self._dead = 0
@@ -80,7 +80,7 @@ class Partition:
         """Remove vectors by id; unknown ids are passed over. No later search returns them."""
         wanted = np.asarray(ids, np.int64)
         with self._lock:
-            if self._tail.remove_ids(wanted) < len(wanted):
+            if self._drop_from_tail(wanted) < len(wanted):
                 before = len(self._in_graph)
                 self._in_graph.difference_update(wanted.tolist())
                 self._dead += before - len(self._in_graph)
@@ -118,14 +118,14 @@ class Partition:
         with self._lock:
             found: list[int] = []
             if self._tail.ntotal:
-                flat = faiss.downcast_index(self._tail.index)
+                flat: Any = faiss.downcast_index(self._tail.index)
                 rows = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dimensions)
                 near = rows.reshape(-1, self.dimensions) @ query[0] >= min_similarity
                 found += faiss.vector_to_array(self._tail.id_map)[near].tolist()
             if self._graph is not None:
                 near = self._graph_vectors() @ query[0] >= min_similarity
-                rows = np.flatnonzero(near).tolist()
-                found += [i for i in map(self._graph_ids.__getitem__, rows) if i in self._in_graph]
+                nodes = np.flatnonzero(near).tolist()
+                found += [i for i in map(self._graph_ids.__getitem__, nodes) if i in self._in_graph]
             return found
 
     def maintain(self, chunk: int = _CHUNK) -> bool:
@@ -145,18 +145,18 @@ class Partition:
             first = max(tail - chunk, 0)
             ids = faiss.vector_to_array(self._tail.id_map)[first:]
             self._link(ids, self._tail.index.reconstruct_n(first, tail - first))
-            self._tail.remove_ids(ids)
+            self._drop_from_tail(ids)
             return True
 
     @classmethod
-    def linked(
-        cls, ids: Ids, vectors: Vectors, path: Path | None = None, rows: Ids | None = None
-    ) -> "Partition":
+    def linked(cls, ids: Ids, vectors: Vectors, path: Path | None = None, rows: Ids | None = None) -> "Partition":
         """Return a partition with everything in the graph.
 
         Args:
-            ids, vectors: what to link: shapes (n,) and (n, dimensions).
-            path, rows: a saved graph to start from, and the id of each of its rows, -1 for those that are gone.
+            ids: of what to link, shape (n,).
+            vectors: what to link, shape (n, dimensions).
+            path: a saved graph to start from.
+            rows: the id of each of its rows, -1 for those that are gone.
 
         Raises:
             ValueError: the file is not such a graph.
@@ -187,6 +187,9 @@ class Partition:
             faiss.write_index(self._graph, str(path))
             return np.asarray([i if i in self._in_graph else -1 for i in self._graph_ids], np.int64)
 
+    def _drop_from_tail(self, ids: Ids) -> int:
+        return int(self._tail.remove_ids(faiss.IDSelectorBatch(ids)))
+
     def _link(self, ids: Ids, vectors: Vectors) -> None:
         if self._graph is None:
             self._graph = _new_graph(self.dimensions)
@@ -196,7 +199,6 @@ class Partition:
 
     def _search_graph(self, query: Vectors, k: int) -> tuple[Vectors, Ids]:
         """Return (k,) cosines and ids from the graph, asking for more until k living ones are found."""
-        assert self._graph is not None  # noqa: S101 - the caller looked
         wanted = k + min(self._dead, k)
         while True:
             wanted = min(wanted, len(self._graph_ids))
@@ -215,7 +217,6 @@ class Partition:
             wanted *= 2
 
     def _graph_vectors(self) -> Vectors:
-        assert self._graph is not None  # noqa: S101 - the caller looked
         vectors: Vectors = self._graph.reconstruct_n(0, self._graph.ntotal)
         return vectors
 
@@ -225,9 +226,7 @@ class Partition:
         tail_ids = faiss.vector_to_array(self._tail.id_map)
         tail = self._tail.index.reconstruct_n(0, self._tail.ntotal)
         vectors = np.concatenate([self._graph_vectors()[alive], tail])
-        ids = np.concatenate(
-            [np.array([self._graph_ids[row] for row in alive], np.int64), tail_ids]
-        )
+        ids = np.concatenate([np.array([self._graph_ids[row] for row in alive], np.int64), tail_ids])
         self._tail = faiss.IndexIDMap(faiss.IndexFlatIP(self.dimensions))
         self._tail.add_with_ids(vectors, ids)
         self._graph, self._graph_ids, self._in_graph, self._dead = None, array("q"), set(), 0

@@ -69,17 +69,11 @@ class View:
         self.answers = 0
         self.live_references = 0
 
-    def load(
-        self, store: Store, progress: Callable[[int], None] = lambda _: None
-    ) -> list[RecordKey]:
+    def load(self, store: Store, progress: Callable[[int], None] = lambda _: None) -> list[RecordKey]:
         """Apply the store's whole feed; return the records that another encoder embedded."""
         since, stale = 0, []
         while page := store.changes(since, _PAGE, contents=False):
-            stale += [
-                c.key
-                for c in page
-                if c.record is not None and c.record.encoder != self._encoder_digest
-            ]
+            stale += [c.key for c in page if c.record is not None and c.record.encoder != self._encoder_digest]
             self.apply(page)
             since = page[-1].seq
             progress(len(page))

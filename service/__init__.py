@@ -1,0 +1,1 @@
+"""What is decided and how it is served. Imports index; never the reverse."""

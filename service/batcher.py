@@ -84,9 +84,7 @@ class Batcher(Generic[Ask, Found]):
         self._closed = False
         self._seconds_per_prompt = _FIRST_GUESS
         self.refused = 0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"encoder-{i}", daemon=True) for i in range(workers)
-        ]
+        self._threads = [threading.Thread(target=self._work, name=f"encoder-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
@@ -151,7 +149,7 @@ class Batcher(Generic[Ask, Found]):
                 self._fail(mine, error)
                 continue
             with self._ready:
-                if self._closed:
+                if self._is_closed():
                     return
                 for entry, found in zip(mine, tokens, strict=True):
                     entry.tokens = found
@@ -161,6 +159,9 @@ class Batcher(Generic[Ask, Found]):
                     self._ready.notify()
             if batch:
                 self._run(batch)
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _share(self, texts: int) -> int:
         """Return how many of some waiting texts to take, leaving idle workers theirs."""
@@ -218,7 +219,12 @@ class Batcher(Generic[Ask, Found]):
             truncated = entry.tokens is not None and entry.tokens.truncated
             for future, _, submitted in entry.waiters:
                 result = Embedded(
-                    vector, truncated, next(finds), started - submitted, encoded - started, searched - encoded
+                    vector,
+                    truncated,
+                    next(finds),
+                    started - submitted,
+                    encoded - started,
+                    searched - encoded,
                 )
                 results.append((future, result))
         self._hand_back(_resolve, results)

@@ -36,6 +36,13 @@ class OnError(StrEnum):
     SKIP = "skip"
 
 
+class Precision(StrEnum):
+    """How an encoder's weights are stored."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+
+
 def main() -> None:
     """Run the command line; what Waypost raises on purpose is one clear message and exit code 1."""
     try:
@@ -62,7 +69,7 @@ def serve(
     settings = _settings(config, index, data_dir, listen)
     log.configure(settings.log)
 
-    def ready(addresses: Any) -> None:  # noqa: ANN401 - a sequence of str
+    def ready(addresses: Any) -> None:
         first = addresses[0]
         typer.echo(f"waypost is ready on {' and '.join(addresses)}")
         typer.echo(f'try: waypost decide --address {first} "How do I reset my password?"')
@@ -144,11 +151,13 @@ def import_(
     sources: Annotated[list[Path], typer.Argument(help="CSV, TSV or JSON lines, also gzipped.")],
     output: Annotated[Path, typer.Option("--output", help="References to write (.jsonl).")],
     layout: Annotated[
-        str, typer.Option(help="auto, labels, scores, routerbench, routellm or log; see docs/importing.md.")
+        str,
+        typer.Option(help="auto, labels, scores, routerbench, routellm or log; see docs/importing.md."),
     ] = "auto",
     models: Annotated[Path | None, typer.Option("--models", help="Catalogue that names must be in.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option("--column", help="NAME=COLUMN, for example prompt=question; repeatable.")
+        list[str] | None,
+        typer.Option("--column", help="NAME=COLUMN, for example prompt=question; repeatable."),
     ] = None,
     scale: Annotated[str, typer.Option(help="LOW,HIGH of the scores, where they are not 0 to 1.")] = "",
     on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with a wrong row.")] = OnError.FAIL,
@@ -182,12 +191,12 @@ def import_(
 def export_encoder(
     model: Annotated[str, typer.Argument(help="A sentence-transformers model: hub id or folder.")],
     output: Annotated[Path, typer.Option("--output", help="Encoder folder to write.")],
-    precision: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
+    precision: Annotated[Precision, typer.Option(help="How weights are stored.")] = Precision.INT8,
 ) -> None:
     """Export an encoder to ONNX, quantise it, and verify it against the original. Needs the [export] extra."""
     from index.export import export
 
-    report = export(model, output, precision=precision, progress=lambda line: typer.echo(line, err=True))
+    report = export(model, output, precision=precision.value, progress=lambda line: typer.echo(line, err=True))
     typer.echo(str(report))
 
 
@@ -209,7 +218,7 @@ def evaluate(
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
 
 
-def _settings(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:  # noqa: ANN401 - Settings, imported late
+def _settings(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:
     from service.settings import load_settings
 
     overrides: dict[str, dict[str, Any]] = {}
@@ -243,7 +252,7 @@ def _scale(value: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _list_skipped(skipped: Any) -> None:  # noqa: ANN401 - a sequence of problems
+def _list_skipped(skipped: Any) -> None:
     for problem in list(skipped)[:20]:
         typer.secho(f"skipped: {problem}", fg="yellow", err=True)
     if skipped:
@@ -257,7 +266,7 @@ class _progress:  # noqa: N801 - used like a function
         self._what = what
         self._bar: Any = None
 
-    def __enter__(self) -> Any:  # noqa: ANN401 - itself as a function
+    def __enter__(self) -> Any:
         return self._update
 
     def _update(self, done: int, total: int) -> None:

@@ -59,7 +59,9 @@ def to_text(response: router_pb2.DecideResponse) -> str:
         lines.append(f"because    {reason}, confidence {plan.confidence:.2f}")
         lines += [f"no model   {line}" for line in plan.infeasible]
         if plan.HasField("candidate"):
-            lines.append(f"near       a cached answer at cosine {plan.candidate.similarity:.3f}: {plan.candidate.refused_by}")
+            lines.append(
+                f"near       a cached answer at cosine {plan.candidate.similarity:.3f}: {plan.candidate.refused_by}"
+            )
     lines += _explained(response)
     total = response.timings.total
     lines.append(f"took       {total.seconds * 1e3 + total.nanos / 1e6:.2f} ms, generation {response.generation}")
@@ -69,8 +71,10 @@ def to_text(response: router_pb2.DecideResponse) -> str:
 def _explained(response: router_pb2.DecideResponse) -> list[str]:
     explanation = response.explanation
     lines = [""] if explanation.neighbours or explanation.estimates else []
-    for one in explanation.estimates:
-        lines.append(f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})")
+    lines += [
+        f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})"
+        for one in explanation.estimates
+    ]
     for near in explanation.neighbours:
         prompt = " ".join(near.prompt.split())
         lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:24} {prompt[:70]}")

@@ -6,7 +6,7 @@ InvalidRequest that names the fields and the remedy.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +29,6 @@ from service.requests import (
     CacheOptions,
     Decision,
     Estimate,
-    Plan,
     Request,
     RouteOptions,
     Timings,
@@ -80,7 +79,7 @@ def _seconds(field: str, duration: Duration, *, zero: bool = False) -> float:
     return seconds
 
 
-def _count(field: str, values: Sequence[object], limit: int) -> None:
+def _count(field: str, values: Sized, limit: int) -> None:
     if len(values) > limit:
         raise InvalidRequest((field, f"{len(values):,} given, at most {limit:,} are taken"))
 
@@ -94,11 +93,17 @@ def _prompt(prompt: str, messages: Sequence[types_pb2.Message]) -> tuple[str, tu
         for i, message in enumerate(messages):
             if message.role not in _ROLES:
                 raise InvalidRequest(
-                    (f"messages[{i}].role", f"{message.role[:64]!r}: must be one of {', '.join(_ROLES)}")
+                    (
+                        f"messages[{i}].role",
+                        f"{message.role[:64]!r}: must be one of {', '.join(_ROLES)}",
+                    )
                 )
         if messages[-1].role not in ("user", "tool"):
             raise InvalidRequest(
-                (f"messages[{len(messages) - 1}].role", "the last turn must be the user's or a tool's")
+                (
+                    f"messages[{len(messages) - 1}].role",
+                    "the last turn must be the user's or a tool's",
+                )
             )
         if sum(len(m.content.encode()) for m in messages) > MIB:
             raise InvalidRequest(("messages", f"more than {MIB:,} bytes in all"))
@@ -169,9 +174,10 @@ def _route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOption
         raise InvalidRequest(("route.shape", f"{name} is not offered by this version: use PLAN_SHAPE_SINGLE"))
     if has("willingness_to_pay") and not message.willingness_to_pay > 0:
         raise InvalidRequest(("route.willingness_to_pay", "must be more than 0 USD per point of quality"))
-    number: Callable[[str, float, float], float | None] = lambda name, low, high: (  # noqa: E731 - five uses below
-        _number(f"route.{name}", getattr(message, name), low, high) if has(name) else None
-    )
+
+    def number(name: str, low: float, high: float) -> float | None:
+        return _number(f"route.{name}", getattr(message, name), low, high) if has(name) else None  # type: ignore[arg-type]
+
     tokens = number("expected_output_tokens", 1, 1_000_000)
     return RouteOptions(
         allow=_models("route.allow_models", message.allow_models, catalogue),
@@ -259,7 +265,7 @@ def to_put(message: cache_pb2.PutRequest) -> tuple[Request, str, tuple[str, ...]
 
 def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, *, was_hit: bool) -> str:
     """Return the id of the reported model, "" where none is needed; raise InvalidRequest where a field is wrong."""
-    if message.outcome not in router_pb2.ReportRequest.DESCRIPTOR.fields_by_name["outcome"].enum_type.values_by_number:
+    if message.outcome not in types_pb2.Outcome.values():
         raise InvalidRequest(("outcome", f"{message.outcome} is not an Outcome"))
     if not was_hit and not message.outcome:
         raise InvalidRequest(("outcome", "required: how did the model call end?"))
@@ -317,7 +323,10 @@ def to_invalidation(message: cache_pb2.InvalidateRequest, now: float) -> Invalid
     limited = wanted != Invalidation(frozenset(), frozenset(), "", None, None)
     if limited == message.all:
         raise InvalidRequest(
-            ("all", "set `all` to remove every answer of the scope, or give at least one condition; not both")
+            (
+                "all",
+                "set `all` to remove every answer of the scope, or give at least one condition; not both",
+            )
         )
     return wanted
 
@@ -325,9 +334,7 @@ def to_invalidation(message: cache_pb2.InvalidateRequest, now: float) -> Invalid
 def _radius(message: cache_pb2.Radius) -> tuple[str, float]:
     if not message.prompt.strip():
         raise InvalidRequest(("radius.prompt", "empty: give the text in the middle"))
-    return _sized("radius.prompt", message.prompt, MIB), _number(
-        "radius.min_similarity", message.min_similarity, -1, 1
-    )
+    return _sized("radius.prompt", message.prompt, MIB), _number("radius.min_similarity", message.min_similarity, -1, 1)
 
 
 def to_ids(field: str, ids: Sequence[str], limit: int) -> list[str]:
@@ -392,7 +399,7 @@ def to_reference(message: references_pb2.Reference, place: str, catalogue: Catal
     )
 
 
-def _per_model(field: str, values: Any, catalogue: Catalogue, high: float) -> dict[str, float]:  # noqa: ANN401 - a proto map
+def _per_model(field: str, values: Any, catalogue: Catalogue, high: float) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, value in values.items():
         model = next(iter(_models(field, [name], catalogue)))

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from index.generation import Generation
-from index.records import Answer, Reference
-from index.store import Kind
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
 from service.answers import Answers
@@ -22,7 +20,7 @@ from service.cache.semantic import refusal, verify
 from service.decisions import DecisionLog, new_id
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
-from service.requests import Decision, Estimate, Hit, Plan, Prompt, Reason, Request, Timings
+from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import choose, fallback_model
 from service.routing.vote import Vote, vote
 from service.settings import Settings
@@ -76,7 +74,11 @@ class Decider:
         found, vote_ = NOTHING_FOUND, Vote((), (), 0.0)
         try:
             embedded = await self._embed(request, prompt, generation, deadline, semantic=caching)
-            timings.queue, timings.encode, timings.search = embedded.queue, embedded.encode, embedded.search
+            timings.queue, timings.encode, timings.search = (
+                embedded.queue,
+                embedded.encode,
+                embedded.search,
+            )
             found, decision.truncated = embedded.found, embedded.truncated
             decision.vector = embedded.vector.tobytes()
         except OutOfTime:
@@ -109,7 +111,13 @@ class Decider:
         return Hit(answer, exact=True, similarity=1.0) if answer is not None else None
 
     async def _embed(
-        self, request: Request, prompt: Prompt, generation: Generation, deadline: float | None, *, semantic: bool
+        self,
+        request: Request,
+        prompt: Prompt,
+        generation: Generation,
+        deadline: float | None,
+        *,
+        semantic: bool,
     ) -> Embedded[Found]:
         """Return the embedding and what is near it, or raise OutOfTime when the deadline comes too close."""
         view = self.answers.view
@@ -150,9 +158,7 @@ class Decider:
     def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Vote:
         """Ask the neighbours; keep what they said for the explanation."""
         request, view = decision.request, self.answers.view
-        live: list[tuple[float, Reference]] = [
-            (s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None
-        ]
+        live = [(s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None]
         result = vote(
             generation,
             found.references,

@@ -1,16 +1,16 @@
 """What can go wrong with a request, and the one table that gives every error its gRPC code.
 
-    WaypostError (index.errors)
-    ├── RequestError
-    │   ├── InvalidRequest      a field is wrong: INVALID_ARGUMENT, names it
-    │   ├── PreconditionFailed  not now, not so: FAILED_PRECONDITION, names what must hold
-    │   ├── NotFound            no such decision, generation: NOT_FOUND
-    │   ├── Overloaded          the queue is full: RESOURCE_EXHAUSTED, says when to come again
-    │   ├── NotReady            warming up or draining: UNAVAILABLE
-    │   ├── Unauthenticated     no token, or an unknown one: UNAUTHENTICATED
-    │   ├── Forbidden           not for this scope: PERMISSION_DENIED
-    │   └── NotOffered          not part of this version: UNIMPLEMENTED
-    └── SettingsError           the settings are wrong: every line of it
+WaypostError (index.errors)
+├── RequestError
+│   ├── InvalidRequest      a field is wrong: INVALID_ARGUMENT, names it
+│   ├── PreconditionFailed  not now, not so: FAILED_PRECONDITION, names what must hold
+│   ├── NotFound            no such decision, generation: NOT_FOUND
+│   ├── Overloaded          the queue is full: RESOURCE_EXHAUSTED, says when to come again
+│   ├── NotReady            warming up or draining: UNAVAILABLE
+│   ├── Unauthenticated     no token, or an unknown one: UNAUTHENTICATED
+│   ├── Forbidden           not for this scope: PERMISSION_DENIED
+│   └── NotOffered          not part of this version: UNIMPLEMENTED
+└── SettingsError           the settings are wrong: every line of it
 """
 
 from collections.abc import Sequence

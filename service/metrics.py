@@ -15,7 +15,23 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from service.requests import STAGES, Decision
 
 _MAX_SCOPES: Final = 10_000
-_SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 5.0)
+_SECONDS: Final = (
+    5e-5,
+    1e-4,
+    2e-4,
+    5e-4,
+    1e-3,
+    2e-3,
+    5e-3,
+    1e-2,
+    2e-2,
+    5e-2,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    5.0,
+)
 
 
 @dataclass(slots=True)
@@ -40,27 +56,41 @@ class Metrics:
         self.total = ScopeCounts()
         self._scopes: LRUCache[str, ScopeCounts] = LRUCache(_MAX_SCOPES)
         stage = Histogram(
-            "waypost_stage_seconds", "Time in each stage of a decision.", ["stage"],
-            buckets=_SECONDS, registry=self.registry,
+            "waypost_stage_seconds",
+            "Time in each stage of a decision.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self._stages = [(name, stage.labels(name)) for name in STAGES]
         self._seconds = Histogram(
-            "waypost_decision_seconds", "Time of a whole decision.", buckets=_SECONDS, registry=self.registry
+            "waypost_decision_seconds",
+            "Time of a whole decision.",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
-        decisions = Counter(
-            "waypost_decisions", "Decisions by outcome.", ["outcome"], registry=self.registry
-        )
+        decisions = Counter("waypost_decisions", "Decisions by outcome.", ["outcome"], registry=self.registry)
         self._outcomes = {name: decisions.labels(name) for name in ("exact", "semantic", "plan")}
         self._models = Counter(
-            "waypost_plans", "Plans by the model of their first step.", ["model"], registry=self.registry
+            "waypost_plans",
+            "Plans by the model of their first step.",
+            ["model"],
+            registry=self.registry,
         )
         self._degraded = Counter("waypost_degraded", "Decisions without an embedding.", registry=self.registry)
         self._coverage = Gauge(
-            "waypost_decision_coverage", "Share of decisions that were not degraded.", registry=self.registry
+            "waypost_decision_coverage",
+            "Share of decisions that were not degraded.",
+            registry=self.registry,
         )
         self._coverage.set_function(self._covered)
         self._reports = Counter("waypost_reports", "Reports by outcome.", ["outcome"], registry=self.registry)
-        self._calls = Counter("waypost_calls", "Calls by method and status.", ["method", "code"], registry=self.registry)
+        self._calls = Counter(
+            "waypost_calls",
+            "Calls by method and status.",
+            ["method", "code"],
+            registry=self.registry,
+        )
 
     def _covered(self) -> float:
         total = self.total

@@ -94,7 +94,12 @@ async def report_(message: router_pb2.ReportRequest, call: "Call") -> Message:
         answer_wrong=message.answer_wrong,
     )
     done = await report(
-        decision, message.fill_token, what, runtime.decider.answers, runtime.encoder, runtime.settings.cache
+        decision,
+        message.fill_token,
+        what,
+        runtime.decider.answers,
+        runtime.encoder,
+        runtime.settings.cache,
     )
     first, decision.reported = not decision.reported, True
     if first:
@@ -158,9 +163,7 @@ async def list_answers(message: cache_pb2.ListAnswersRequest, call: "Call") -> M
     scope = convert.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = convert.to_page(message)
-    changes = await asyncio.to_thread(
-        call.runtime.decider.answers.page, Kind.ANSWER, scope, after, limit + 1
-    )
+    changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.ANSWER, scope, after, limit + 1)
     rows = ((c.seq, convert.from_answer(c.record)) for c in changes)  # type: ignore[arg-type]
     page, token = convert.page_of(rows, limit)
     return cache_pb2.ListAnswersResponse(answers=page, next_page_token=token)
@@ -204,9 +207,7 @@ async def list_references(message: references_pb2.ListRequest, call: "Call") -> 
     scope = convert.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = convert.to_page(message)
-    changes = await asyncio.to_thread(
-        call.runtime.decider.answers.page, Kind.REFERENCE, scope, after, limit + 1
-    )
+    changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.REFERENCE, scope, after, limit + 1)
     rows = ((c.seq, convert.from_reference(c.record.reference)) for c in changes)  # type: ignore[union-attr]
     page, token = convert.page_of(rows, limit)
     return references_pb2.ListResponse(references=page, next_page_token=token)
@@ -327,7 +328,7 @@ def _decision(decision_id: str, call: "Call") -> Decision:
     if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
         keep = call.runtime.settings.decisions.keep
         raise NotFound(
-            f"decision {decision_id[:64]!r} is not known: the latest {keep:,} are kept (decisions.keep), until a restart"
+            f"decision {decision_id[:64]!r} is not known: the latest {keep:,} are kept (decisions.keep) until a restart"
         )
     return decision
 

@@ -17,7 +17,17 @@ from service.settings import CacheSettings
 
 # How providers name a complete answer: OpenAI, Anthropic, Google, Cohere; "" is for callers that do not say.
 _COMPLETE = frozenset(
-    {"", "stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "STOP", "COMPLETE"}
+    {
+        "",
+        "stop",
+        "tool_calls",
+        "function_call",
+        "end_turn",
+        "stop_sequence",
+        "tool_use",
+        "STOP",
+        "COMPLETE",
+    }
 )
 
 
@@ -46,7 +56,12 @@ class Reported:
 
 
 async def report(
-    decision: Decision, fill_token: str, what: Report, answers: Answers, encoder: Encoder, settings: CacheSettings
+    decision: Decision,
+    fill_token: str,
+    what: Report,
+    answers: Answers,
+    encoder: Encoder,
+    settings: CacheSettings,
 ) -> Reported:
     """Take in a report.
 
@@ -70,7 +85,7 @@ async def report(
     if not fill_token:
         return Reported(removed=removed)
     _check_token(decision, fill_token)
-    refused = _refusal(decision, what, settings)
+    refused = _refusal(what, settings)
     if refused:
         return Reported(not_stored_because=refused, removed=removed)
     answer = to_answer(decision.request.scope, decision.prompt, what, encoder, decision, settings)
@@ -94,7 +109,8 @@ def to_answer(
     """Return an answer ready to be stored.
 
     Args:
-        scope, prompt: what it answers.
+        scope: whose it is.
+        prompt: what it answers.
         what: the answer itself.
         encoder: of the vector.
         embedded: where vector and `truncated` come from.
@@ -126,19 +142,25 @@ def to_answer(
 def _check_token(decision: Decision, token: str) -> None:
     if not decision.fill_token:
         raise PreconditionFailed(
-            "FILL_TOKEN_USED", "fill_token", "the fill token was used before, or this decision gave none out"
+            "FILL_TOKEN_USED",
+            "fill_token",
+            "the fill token was used before, or this decision gave none out",
         )
     if not hmac.compare_digest(decision.fill_token.encode(), token.encode()):
         raise PreconditionFailed(
-            "FILL_TOKEN_UNKNOWN", "fill_token", "not the fill token of this decision: give back the plan's own"
+            "FILL_TOKEN_UNKNOWN",
+            "fill_token",
+            "not the fill token of this decision: give back the plan's own",
         )
     if time.perf_counter() > decision.lease_until:
         raise PreconditionFailed(
-            "FILL_TOKEN_LAPSED", "fill_token", "the fill token has lapsed: decide again, or raise cache.lease_s"
+            "FILL_TOKEN_LAPSED",
+            "fill_token",
+            "the fill token has lapsed: decide again, or raise cache.lease_s",
         )
 
 
-def _refusal(decision: Decision, what: Report, settings: CacheSettings) -> str:
+def _refusal(what: Report, settings: CacheSettings) -> str:
     """Return why an answer may not be stored, "" where it may."""
     if what.outcome is not Outcome.OK:
         return "the outcome was not OK"

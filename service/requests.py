@@ -181,7 +181,17 @@ class Timings:
     choose: float | None = None
 
 
-STAGES = ("admit", "normalise", "exact", "queue", "encode", "search", "verify", "estimate", "choose")
+STAGES = (
+    "admit",
+    "normalise",
+    "exact",
+    "queue",
+    "encode",
+    "search",
+    "verify",
+    "estimate",
+    "choose",
+)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,13 @@ import structlog
 
 from index.encoder import Encoder, OnnxEncoder, encode_texts
 from index.errors import CatalogueError, GenerationError
-from index.generation import Generation, current_generation, list_generations, load_generation, set_current
+from index.generation import (
+    Generation,
+    current_generation,
+    list_generations,
+    load_generation,
+    set_current,
+)
 from index.records import Answer
 from index.sqlite_store import SqliteStore
 from index.store import Record, RecordKey, Store
@@ -30,12 +36,15 @@ from service.metrics import Metrics
 from service.routing.choose import fallback_model
 from service.settings import Settings
 
-_STORE_FILE = "waypost.sqlite3"
 _AT_ONCE = 1_000
 _log = structlog.get_logger("waypost")
 
 # One short, one middling, one long: the first real prompts should not pay for the encoder's first allocations.
-_WARM_UP = ("warm", "a prompt of about twenty words " * 3, "a long prompt that fills most of a window " * 20)
+_WARM_UP = (
+    "warm",
+    "a prompt of about twenty words " * 3,
+    "a long prompt that fills most of a window " * 20,
+)
 
 
 @dataclass(slots=True)
@@ -107,7 +116,7 @@ async def load(settings: Settings) -> Runtime:
 def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
     encoder = OnnxEncoder.load(settings.encoder.path)
     generation = _load_generation(current_generation(settings.index.path), encoder, settings)
-    store = SqliteStore(settings.store.data_dir / _STORE_FILE)
+    store = SqliteStore(settings.store.file)
     try:
         view = View(encoder.digest, encoder.dimensions)
         if stale := view.load(store):
@@ -154,9 +163,15 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
     """Publish sizes and the queue."""
     batcher, view = decider.batcher, decider.answers.view
     metrics.gauge("waypost_queue_length", "Prompts waiting for an encoder.", lambda: len(batcher))
-    metrics.gauge("waypost_queue_refused", "Prompts refused because the queue was full.", lambda: batcher.refused)
+    metrics.gauge(
+        "waypost_queue_refused",
+        "Prompts refused because the queue was full.",
+        lambda: batcher.refused,
+    )
     metrics.gauge("waypost_answers", "Cached answers.", lambda: view.answers)
     metrics.gauge("waypost_live_references", "Live references.", lambda: view.live_references)
     metrics.gauge(
-        "waypost_references", "References of the generation in use.", lambda: len(decider.generation.references)
+        "waypost_references",
+        "References of the generation in use.",
+        lambda: len(decider.generation.references),
     )

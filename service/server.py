@@ -17,6 +17,7 @@ from typing import Any, Final
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
@@ -66,9 +67,13 @@ class Edge:
         """Return a handler for every RPC of the contract."""
         found = []
         for service, descriptor in _SERVICES.items():
-            methods = {
+            methods: dict[str, Any] = {
                 method.name: grpc.unary_unary_rpc_method_handler(
-                    self._handler(method.input_type._concrete_class, operations.of(service, method.name), method.name)  # noqa: SLF001 - how protobuf names a message's class
+                    self._handler(
+                        GetMessageClass(method.input_type),
+                        operations.of(service, method.name),
+                        method.name,
+                    )
                 )
                 for method in descriptor.methods
             }
@@ -82,8 +87,8 @@ class Edge:
 
         async def handle(raw: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
             started = perf_counter()
+            runtime = self.runtime
             try:
-                runtime = self.runtime
                 if runtime is None:
                     raise NotReady("not ready: loading or shutting down; ask the health service")
                 try:
@@ -104,7 +109,7 @@ class Edge:
                 await context.abort(code, str(error), trailing_metadata=((_DETAILS, status),))
             except asyncio.CancelledError:
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001 - one request must not end the others
                 if not context.done():
                     _log.exception("internal_error", method=name)
                     await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the service's log")
@@ -155,7 +160,7 @@ async def serve(
         await watch.enter_graceful_shutdown()
         await asyncio.sleep(_NOTICE_S)
     finally:
-        await server.stop(settings.server.drain_s if runtime else None)
+        await server.stop(settings.server.drain_s if runtime is not None else None)
         edge.runtime = None
         if runtime is not None:
             await runtime.close()
@@ -196,7 +201,7 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
-def _serve_metrics(settings: ServerSettings, runtime: Runtime) -> Any:  # noqa: ANN401 - http.server's own class
+def _serve_metrics(settings: ServerSettings, runtime: Runtime) -> Any:
     """Serve the metrics. The default port may be taken by another sidecar; one that was asked for may not."""
     if not settings.metrics_listen:
         return None

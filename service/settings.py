@@ -78,6 +78,11 @@ class StoreSettings(_Table):
     data_dir: Path = Path("var/data")
     """The folder of the record of answers and live references."""
 
+    @property
+    def file(self) -> Path:
+        """The record itself."""
+        return self.data_dir / "waypost.sqlite3"
+
 
 class CacheSettings(_Table):
     """Which cached answers may be served."""
@@ -148,9 +153,7 @@ class AuthSettings(_Table):
 class Settings(BaseSettings):
     """All of it."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="WAYPOST_", env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="WAYPOST_", env_nested_delimiter="__")
 
     server: ServerSettings = ServerSettings()
     encoder: EncoderSettings = EncoderSettings()
@@ -198,12 +201,11 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         settings = Settings(**values)
         if not overrides:
             return settings
-        merged = settings.model_dump()
-        for table, pairs in overrides.items():
-            merged[table].update(pairs)
-        return Settings.model_construct(
-            **{name: field.annotation.model_validate(merged[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
-        )
+        tables = {
+            name: type(getattr(settings, name)).model_validate({**dict(getattr(settings, name)), **pairs})
+            for name, pairs in overrides.items()
+        }
+        return settings.model_copy(update=tables)
     except ValidationError as error:
         raise SettingsError([_line(path, problem) for problem in error.errors()]) from error
 
@@ -247,7 +249,7 @@ def _toml(value: object) -> str:
     return str(value)
 
 
-def _line(path: Path | None, problem: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
+def _line(path: Path | None, problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     source = f"{path}: " if path else "settings: "
     if problem["type"] == "extra_forbidden":

@@ -46,7 +46,11 @@ def run_waypost(*arguments: str | Path, env: dict[str, str] | None = None) -> su
     """Run the command line to its end."""
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
         env={**os.environ, **(env or {})},
     )
 
@@ -55,11 +59,26 @@ def start_server(index: Path, data_dir: Path, *arguments: str, env: dict[str, st
     """Start a server on a free port and a socket, and wait until it says that it is ready."""
     socket = Path(tempfile.mkdtemp(prefix="waypost-")) / "s"
     command = [
-        sys.executable, "-m", "service.cli", "serve", "--index", str(index), "--data-dir", str(data_dir),
-        "--listen", "127.0.0.1:0", "--listen", f"unix:{socket}", *arguments,
+        sys.executable,
+        "-m",
+        "service.cli",
+        "serve",
+        "--index",
+        str(index),
+        "--data-dir",
+        str(data_dir),
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        f"unix:{socket}",
+        *arguments,
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={"WAYPOST_SERVER__METRICS_LISTEN": "127.0.0.1:0", **os.environ, **(env or {})},
     )
     assert process.stdout is not None
@@ -87,8 +106,13 @@ def starter_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The index of the starter prompts."""
     output = tmp_path_factory.mktemp("index") / "index"
     done = run_waypost(
-        "build-index", "--references", "reference_prompts/starter",
-        "--models", "reference_prompts/models.toml", "--output", output,
+        "build-index",
+        "--references",
+        "reference_prompts/starter",
+        "--models",
+        "reference_prompts/models.toml",
+        "--output",
+        output,
     )
     assert done.returncode == 0, done.stderr
     return output

@@ -15,9 +15,7 @@ from service.settings import CacheSettings
 _CANDIDATE_MARGIN = 0.1
 
 
-def refusal(
-    prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, truncated: bool
-) -> str:
+def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, truncated: bool) -> str:
     """Return why no semantic hit may be looked for at all, "" where it may.
 
     Args:

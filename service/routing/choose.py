@@ -51,14 +51,21 @@ def choose(
             reason = Reason.CONSTRAINED
     elif len(feasible) < len(pairs) and first is not min(estimates, key=lambda e: rank(e, route.willingness_to_pay)):
         reason = Reason.CONSTRAINED
-    further = sorted((e for e in feasible if e.cost_usd > first.cost_usd and e.quality > 0), key=lambda e: e.cost_usd)
+    further = sorted(
+        (e for e in feasible if e.cost_usd > first.cost_usd and e.quality > 0),
+        key=lambda e: e.cost_usd,
+    )
     return Plan((first, *further[: _STEPS - 1]), confidence, reason)
 
 
 def rank(estimate: Estimate, willingness_to_pay: float | None) -> tuple[float, float, str]:
     """Return a sort key, best first: utility where a price is put on quality, else quality, then cost."""
     if willingness_to_pay is not None:
-        return (estimate.cost_usd / willingness_to_pay - estimate.quality, estimate.cost_usd, estimate.model)
+        return (
+            estimate.cost_usd / willingness_to_pay - estimate.quality,
+            estimate.cost_usd,
+            estimate.model,
+        )
     return (-round(estimate.quality, 6), estimate.cost_usd, estimate.model)
 
 
@@ -74,14 +81,20 @@ def fallback_model(catalogue: Catalogue, configured: str, mean_scores: Sequence[
         return catalogue.get(configured).id
     if catalogue.fallback:
         return catalogue.fallback
-    best = max(range(len(mean_scores)), key=lambda i: (mean_scores[i] if mean_scores[i] == mean_scores[i] else -1.0))
+    best = max(
+        range(len(mean_scores)),
+        key=lambda i: mean_scores[i] if mean_scores[i] == mean_scores[i] else -1.0,
+    )
     return catalogue.models[best].id
 
 
 def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
     """Return the limits that apply, each with its name for a person."""
     limits: list[Limit] = [
-        (f"context window of {tokens:,.0f} tokens", lambda m, _: not m.context_window or tokens <= m.context_window)
+        (
+            f"context window of {tokens:,.0f} tokens",
+            lambda m, _: not m.context_window or tokens <= m.context_window,
+        )
     ]
     if route.pin:
         limits.append((f"pin_model {route.pin}", lambda m, _: m.id == route.pin))
@@ -95,7 +108,12 @@ def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
     if (cost := route.max_cost_usd) is not None:
         limits.append((f"max_cost_usd {cost:g}", lambda _, e: e.cost_usd <= cost))
     if (latency := route.max_latency_s) is not None:
-        limits.append((f"max_latency {latency:g} s", lambda _, e: e.latency_s is None or e.latency_s <= latency))
+        limits.append(
+            (
+                f"max_latency {latency:g} s",
+                lambda _, e: e.latency_s is None or e.latency_s <= latency,
+            )
+        )
     if (quality := route.min_quality) is not None:
         limits.append((f"min_quality {quality:g}", lambda _, e: e.quality >= quality))
     return limits

@@ -106,12 +106,16 @@ def _costs(
         return fallback
     costs = np.array([n[3] for n in near])
     seen = (~np.isnan(costs) * weights[:, None]).sum(axis=0)
-    return np.asarray(np.where(seen > 0, np.nansum(costs * weights[:, None], axis=0) / np.maximum(seen, 1e-12), fallback))
+    return np.asarray(
+        np.where(
+            seen > 0,
+            np.nansum(costs * weights[:, None], axis=0) / np.maximum(seen, 1e-12),
+            fallback,
+        )
+    )
 
 
-def _labels(
-    reference: Reference, models: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _labels(reference: Reference, models: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return scores and costs of a live reference in the order of the models, NaN where unknown."""
     known = reference.scores or {m: float(m == reference.best_model) for m in models}
     scores = np.array([known.get(m, np.nan) for m in models], np.float32)

@@ -1,0 +1,95 @@
+"""What `waypost check` does: everything the service would load at its start, looked at piece by piece."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from index.catalogue import Catalogue, load_catalogue
+from index.encoder import Encoder, OnnxEncoder
+from index.errors import WaypostError
+from index.generation import current_generation, load_generation
+from index.references import read_references, warnings
+from index.sqlite_store import SqliteStore
+from service.routing.choose import fallback_model
+from service.settings import Settings, load_settings
+
+Finding = tuple[str, str]
+"""What was looked at, and what is wrong with it ("" where nothing is)."""
+
+
+def check(
+    config: Path | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+    references: Sequence[Path] | None,
+    models: Path | None,
+) -> Iterator[Finding]:
+    """Yield a finding for each thing the service needs, and for the references and the catalogue that are named.
+
+    Args:
+        config: the settings file; None: defaults.
+        overrides: {table: {key: value}}; values of None are left out.
+        references: files or folders of references to check as well.
+        models: a catalogue to check as well; references are checked against it.
+    """
+    given = {table: {k: v for k, v in pairs.items() if v is not None} for table, pairs in overrides.items()}
+    try:
+        settings = load_settings(config, {table: pairs for table, pairs in given.items() if pairs})
+    except WaypostError as error:
+        yield f"settings {config or '(defaults and environment)'}", str(error)
+        return
+    yield f"settings {config or '(defaults and environment)'}", ""
+    encoder: Encoder | None = None
+    try:
+        encoder = OnnxEncoder.load(settings.encoder.path)
+        yield f"encoder {settings.encoder.path}", ""
+    except WaypostError as error:
+        yield f"encoder {settings.encoder.path}", str(error)
+    yield _index(settings, encoder)
+    yield _store(settings)
+    yield from _inputs(references, models)
+
+
+def _index(settings: Settings, encoder: Encoder | None) -> Finding:
+    name = f"index {settings.index.path}"
+    try:
+        folder = current_generation(settings.index.path)
+        name = f"index {folder}"
+        generation = load_generation(folder, encoder.digest if encoder else None)
+        fallback_model(generation.catalogue, settings.routing.fallback, generation.mean_scores.tolist())
+    except WaypostError as error:
+        return name, str(error)
+    return f"{name} ({len(generation.references)} references)", ""
+
+
+def _store(settings: Settings) -> Finding:
+    """Open the store as the service would; one that is not there yet is made at the start, and is fine."""
+    path = settings.store.file
+    if not path.exists():
+        return f"store {path} (not there yet)", ""
+    try:
+        SqliteStore(path).close()
+    except WaypostError as error:
+        return f"store {path}", str(error)
+    return f"store {path}", ""
+
+
+def _inputs(references: Sequence[Path] | None, models: Path | None) -> Iterator[Finding]:
+    catalogue: Catalogue | None = None
+    if models is not None:
+        try:
+            catalogue = load_catalogue(models)
+            yield f"catalogue {models} ({len(catalogue.models)} models)", ""
+        except WaypostError as error:
+            yield f"catalogue {models}", str(error)
+    if references:
+        name = f"references {', '.join(map(str, references))}"
+        if catalogue is None:
+            yield name, "name a sound catalogue with --models to check references against"
+            return
+        try:
+            read = read_references(references, catalogue).references
+        except WaypostError as error:
+            yield name, str(error)
+            return
+        said = "".join(f"; note: {warning}" for warning in warnings(read))
+        yield f"{name} ({len(read)} rows{said})", ""
