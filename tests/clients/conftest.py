@@ -39,9 +39,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, list[str]]
         require(*needs)
         out = tmp_path_factory.mktemp("build")
         command = [ROOT / folder / "build.sh", out]
-        built = subprocess.run(
-            command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
-        )
+        built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
         assert built.returncode == 0, built.stderr
         return built.stdout.splitlines()[-1]
 

@@ -38,9 +38,7 @@ class Caller:
         # A scope of its own: no test sees what another one stored.
         scope = f"clients/{uuid.uuid4()}"
         command = [*self.command, "--scope", scope, *flags, address, PROMPT]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
 
     def run(self, address: str, *flags: str) -> Steps:
         done = self.start(address, *flags)
@@ -129,9 +127,7 @@ def check_fill_then_hit(steps: Steps) -> None:
     assert PROMPT in first["content"]
 
 
-def test_the_first_answer_is_a_models_and_the_second_the_cached_one(
-    caller: Caller, server: Server
-) -> None:
+def test_the_first_answer_is_a_models_and_the_second_the_cached_one(caller: Caller, server: Server) -> None:
     check_fill_then_hit(caller.run(server.address))
 
 
@@ -143,9 +139,7 @@ def test_a_unix_socket_does_as_well(caller: Caller, server: Server) -> None:
     check_fill_then_hit(caller.run(server.socket))
 
 
-def test_a_model_that_fails_is_followed_by_the_plans_next_step(
-    caller: Caller, server: Server
-) -> None:
+def test_a_model_that_fails_is_followed_by_the_plans_next_step(caller: Caller, server: Server) -> None:
     steps = caller.run(server.address, "--fail-first")
     first, second = named(steps, "decide")[0]["models"][:2]
     assert [(call["model"], call["ok"]) for call in named(steps, "call")] == [
@@ -179,9 +173,7 @@ def test_a_busy_waypost_is_asked_again_after_the_delay_it_names(
     assert [line["source"] for line in named(steps, "answer")] == ["model"] * 2
 
 
-def test_a_waypost_that_stays_busy_is_done_without(
-    caller: Caller, start_busy: Callable[..., Busy]
-) -> None:
+def test_a_waypost_that_stays_busy_is_done_without(caller: Caller, start_busy: Callable[..., Busy]) -> None:
     busy = start_busy(refusals=4)
     steps = caller.run(busy.address)
     assert len(named(steps, "backoff")) == 2  # one for each prompt
@@ -189,9 +181,7 @@ def test_a_waypost_that_stays_busy_is_done_without(
     assert [line["source"] for line in named(steps, "answer")] == ["default_model"] * 2
 
 
-def test_a_delay_that_is_too_long_is_not_waited_for(
-    caller: Caller, start_busy: Callable[..., Busy]
-) -> None:
+def test_a_delay_that_is_too_long_is_not_waited_for(caller: Caller, start_busy: Callable[..., Busy]) -> None:
     steps = caller.run(start_busy(refusals=2, retry_after_ms=3_600_000).address)
     assert not named(steps, "backoff")
     assert [line["source"] for line in named(steps, "answer")] == ["default_model"] * 2

@@ -64,18 +64,14 @@ def echo() -> Iterator[str]:
 
     method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(same)
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("test.Echo", {"Echo": method}),)
-    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Echo": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(None).wait()
 
 
-@pytest.mark.parametrize(
-    "address", ["10.0.0.1:50051", "example.com:443", "0.0.0.0:50051", "[2001:db8::1]:50051"]
-)
+@pytest.mark.parametrize("address", ["10.0.0.1:50051", "example.com:443", "0.0.0.0:50051", "[2001:db8::1]:50051"])
 def test_addresses_of_other_machines_are_refused(loadgen: str, prompts: Path, address: str) -> None:
     refused = start(loadgen, "-address", address, "-prompts", prompts, "-requests", 1)
     assert refused.returncode == 1
@@ -88,9 +84,7 @@ def test_a_load_without_bounds_is_refused(loadgen: str, prompts: Path) -> None:
     assert "always bounded" in refused.stderr
 
 
-def test_every_request_is_counted_with_its_outcome(
-    loadgen: str, server: Server, prompts: Path, scope: str
-) -> None:
+def test_every_request_is_counted_with_its_outcome(loadgen: str, server: Server, prompts: Path, scope: str) -> None:
     target = ["-address", server.address, "-prompts", prompts, "-scope", scope]
     result = measure(loadgen, *target, "-mode", "bypass", "-requests", 40, "-loop", "-callers", 4)
     assert result["stopped_by"] == "requests"
@@ -104,18 +98,14 @@ def test_every_request_is_counted_with_its_outcome(
     assert latency["p99"] <= latency["max"] <= result["elapsed_s"] * 1000
 
 
-def test_it_stops_when_the_prompts_run_out(
-    loadgen: str, server: Server, prompts: Path, scope: str
-) -> None:
+def test_it_stops_when_the_prompts_run_out(loadgen: str, server: Server, prompts: Path, scope: str) -> None:
     target = ["-address", server.socket, "-prompts", prompts, "-scope", scope]
     result = measure(loadgen, *target, "-warmup", 3, "-duration", 30, "-callers", 2)
     assert result["stopped_by"] == "prompts"
     assert result["requests"] == 5
 
 
-def test_it_stops_when_the_time_is_over(
-    loadgen: str, server: Server, prompts: Path, scope: str
-) -> None:
+def test_it_stops_when_the_time_is_over(loadgen: str, server: Server, prompts: Path, scope: str) -> None:
     target = ["-address", server.address, "-prompts", prompts, "-scope", scope]
     result = measure(loadgen, *target, "-mode", "bypass", "-duration", 0.5, "-loop")
     assert result["stopped_by"] == "duration"
@@ -131,9 +121,7 @@ def test_stored_prompts_are_mixed_in_at_the_ratio_asked_for(
         cache = cache_pb2_grpc.CacheStub(channel)
         for prompt in stored:
             cache.Put(
-                cache_pb2.PutRequest(
-                    scope=scope, prompt=prompt, answer="Stored.", model="some-model"
-                ),
+                cache_pb2.PutRequest(scope=scope, prompt=prompt, answer="Stored.", model="some-model"),
                 timeout=10,
             )
     hot = write_prompts(tmp_path / "hot.jsonl", stored)

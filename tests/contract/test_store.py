@@ -39,9 +39,7 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "memory": Backend(lambda _folder, kept: MemoryStore(tombstones=kept), survives=False),
-    "sqlite": Backend(
-        lambda folder, kept: SqliteStore(folder / "store.db", tombstones=kept), survives=True
-    ),
+    "sqlite": Backend(lambda folder, kept: SqliteStore(folder / "store.db", tombstones=kept), survives=True),
 }
 
 
@@ -57,9 +55,7 @@ def store(backend: Backend, tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def answer(
-    id_: str = "a", *, scope: str = "acme", content: str = "42", chunks: tuple[str, ...] = ()
-) -> Answer:
+def answer(id_: str = "a", *, scope: str = "acme", content: str = "42", chunks: tuple[str, ...] = ()) -> Answer:
     return Answer(
         id=id_,
         scope=scope,
@@ -323,12 +319,8 @@ def test_only_the_newest_deletions_are_remembered(backend: Backend, tmp_path: Pa
     store.close()
 
 
-@pytest.mark.parametrize(
-    "backend", [name for name, backend in BACKENDS.items() if backend.survives], indirect=True
-)
-def test_a_store_that_survives_is_the_same_when_opened_again(
-    backend: Backend, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("backend", [name for name, backend in BACKENDS.items() if backend.survives], indirect=True)
+def test_a_store_that_survives_is_the_same_when_opened_again(backend: Backend, tmp_path: Path) -> None:
     store = backend.open(tmp_path, MANY)
     store.write([*WHOLE, answer("newest")])
     last = store.write([], [key_of(answer("newest"))])
@@ -478,9 +470,7 @@ class Behaviour(RuleBasedStateMachine):
     @rule(key=KEYS)
     def get(self, key: RecordKey) -> None:
         there = {
-            id_: record
-            for id_ in IDS
-            if (record := self.model.get(RecordKey(key.kind, key.scope, id_))) is not None
+            id_: record for id_ in IDS if (record := self.model.get(RecordKey(key.kind, key.scope, id_))) is not None
         }
         assert self.store.get(key.kind, key.scope, IDS) == there
 
@@ -509,6 +499,4 @@ def test_any_sequence_of_calls_does_what_the_model_does(backend: Backend) -> Non
         pass
 
     OfThisStore.backend = backend
-    run_state_machine_as_test(
-        OfThisStore, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
-    )
+    run_state_machine_as_test(OfThisStore, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))

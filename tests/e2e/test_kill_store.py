@@ -28,8 +28,9 @@ def answer(id_: str, content: str) -> Answer:
 
 def do(store: Store, number: int) -> int:
     """Write the batch of that number: several records that belong together, and deletions."""
-    # Now and then megabytes, so that a kill often comes in the middle of writing.
-    size = 300_000 if number % 7 == 0 else 100
+    # Often megabytes, so that a kill comes in the middle of writing: with less, a store without
+    # any journal would pass.
+    size = 2_000_000 if number % 3 == 0 else 100
     puts: list[Record] = [
         answer(f"{number % 5}", f"{number} " * (size // 4)),
         answer("latest", f"{number}"),

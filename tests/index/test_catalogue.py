@@ -144,10 +144,7 @@ def test_all_problems_of_all_models_are_told_at_once() -> None:
 
 def test_a_misspelt_key_gets_a_hint() -> None:
     (found,) = problems_of(MODEL + "latency = 3")
-    assert found == (
-        "models.toml: model 1 (gpt-5): latency: is not a key of the catalogue; "
-        "did you mean 'latency_ms'?"
-    )
+    assert found == ("models.toml: model 1 (gpt-5): latency: is not a key of the catalogue; did you mean 'latency_ms'?")
 
 
 def test_a_fallback_may_be_a_model_with_problems_of_its_own() -> None:
@@ -176,9 +173,7 @@ def test_a_name_stands_for_one_model_only() -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "models = []"])
 def test_an_empty_catalogue_is_an_error(text: str) -> None:
-    assert problems_of(text) == [
-        "models.toml: models: the catalogue is empty; describe each model under [[models]]"
-    ]
+    assert problems_of(text) == ["models.toml: models: the catalogue is empty; describe each model under [[models]]"]
 
 
 @pytest.mark.parametrize("text", [MODEL.replace("[[models]]", "[models]"), "models = [1]"])
@@ -200,9 +195,7 @@ def test_what_is_not_toml_is_told_with_its_place() -> None:
         (b'# ok\nid = "\xe9"', "line 2 is not UTF-8 (invalid continuation byte)"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(
-    tmp_path: Path, content: bytes | None, problem: str
-) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
     path = tmp_path / "models.toml"
     if content is not None:
         path.write_bytes(content)

@@ -127,9 +127,7 @@ def test_routerbench_becomes_scores_and_costs(tmp_path: Path, prompt: str) -> No
     report, (reference,) = run(write(tmp_path / "a.csv", table(header, row)))
     assert report.layout == "routerbench"
     assert report.unused == ()
-    assert reference.prompt == {"['Is it?']": "Is it?", "['Is', 'it?']": "Is\nit?"}.get(
-        prompt, prompt
-    )
+    assert reference.prompt == {"['Is it?']": "Is it?", "['Is', 'it?']": "Is\nit?"}.get(prompt, prompt)
     assert (reference.id, reference.category, reference.source) == ("arc.1", "arc", "routerbench")
     assert reference.scores == {"a/m": 0.0, "b": 1.0}
     assert reference.costs == {"a/m": 0.001, "b": 0.002}
@@ -145,9 +143,7 @@ def test_routerbench_as_json_lines_may_hold_lists(tmp_path: Path) -> None:
 def test_routellms_tables_of_flags_become_scores(tmp_path: Path) -> None:
     models = ["mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"]
     header = ["prompt", *models, *(f"{model}_response" for model in models)]
-    path = write(
-        tmp_path / "mmlu_anatomy.csv", table(header, ["Which bone?", "False", "True", "x", "y"])
-    )
+    path = write(tmp_path / "mmlu_anatomy.csv", table(header, ["Which bone?", "False", "True", "x", "y"]))
     report, (reference,) = run(path)
     assert report.layout == "routellm"
     assert report.unused == ()
@@ -168,9 +164,7 @@ def test_routellms_judged_set_rates_the_weak_model_against_the_strong(tmp_path: 
 
 def test_a_judgement_off_the_scale_is_named(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", JUDGED | {"mixtral_score": 6})
-    assert problems_of(path) == [
-        f"{path}:1: mixtral_score: must be from 1 to 5, not 6; give the scale it is on"
-    ]
+    assert problems_of(path) == [f"{path}:1: mixtral_score: must be from 1 to 5, not 6; give the scale it is on"]
 
 
 def test_calls_of_a_log_are_grouped_by_prompt_and_averaged(tmp_path: Path) -> None:
@@ -371,9 +365,7 @@ def test_several_files_become_one_and_must_have_one_layout(tmp_path: Path) -> No
         ("none.csv", None, "cannot be read: No such file"),
     ],
 )
-def test_a_file_that_cannot_be_imported_says_why(
-    tmp_path: Path, name: str, content: str | None, message: str
-) -> None:
+def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
         write(tmp_path / name, content)
     with pytest.raises(ReferenceError_, match=f"{name}:.*{message}"):
@@ -413,9 +405,7 @@ def test_progress_counts_the_rows_read(tmp_path: Path) -> None:
     assert report.written == 2500
 
 
-prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-    lambda text: bool(text.strip())
-)
+prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip()))
 
 
 @given(
@@ -440,9 +430,7 @@ def test_any_text_and_number_survives_a_table(
     ("name", "count"),
     [("routellm_mmlu", 7193), ("routellm_gsm8k_answers", 701), ("routerbench_winogrande", 887)],
 )
-def test_sets_with_scores_and_costs_are_imported_whole(
-    tmp_path: Path, name: str, count: int
-) -> None:
+def test_sets_with_scores_and_costs_are_imported_whole(tmp_path: Path, name: str, count: int) -> None:
     source = DATA / f"{name}.jsonl.gz"
     if not source.exists():
         pytest.skip("the measuring data is not here")

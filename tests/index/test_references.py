@@ -53,9 +53,7 @@ def fault_of(row: object) -> tuple[str, str]:
 def test_a_labelled_row_is_read(tmp_path: Path) -> None:
     row = ROW | {"category": "math", "source": "exam", "note": "easy"}
     result = read_references([write_rows(tmp_path / "a.jsonl", row)], CATALOGUE)
-    assert result.references == [
-        Reference("a", "Add 2 and 3.", "gpt-5", category="math", source="exam", note="easy")
-    ]
+    assert result.references == [Reference("a", "Add 2 and 3.", "gpt-5", category="math", source="exam", note="easy")]
     assert result.skipped == []
     assert result.files == (tmp_path / "a.jsonl",)
 
@@ -74,9 +72,7 @@ def test_a_conversation_is_embedded_by_its_last_turn() -> None:
         {"role": "assistant", "content": ""},
         {"role": "user", "content": "Why?"},
     ]
-    reference = reference_from_row(
-        {"id": "a", "messages": messages, "best_model": "large"}, CATALOGUE
-    )
+    reference = reference_from_row({"id": "a", "messages": messages, "best_model": "large"}, CATALOGUE)
     assert reference.prompt == "Why?"
     assert reference.messages[1] == Message("assistant", "")
 
@@ -189,9 +185,7 @@ def test_prompt_and_messages_exclude_each_other() -> None:
         (b"[" * 100_000, "is not valid JSON: "),
     ],
 )
-def test_a_line_that_is_no_row_is_named_by_its_number(
-    tmp_path: Path, line: bytes, message: str
-) -> None:
+def test_a_line_that_is_no_row_is_named_by_its_number(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(ROW).encode() + b"\n" + line + b"\n")
     (problem,) = problems_of(path)
