@@ -9,7 +9,7 @@ REFERENCES ?= reference_prompts/starter
 MODELS ?= reference_prompts/models.toml
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run build-index test bench evaluate protos lint format export-encoder lock clean
+.PHONY: help run build-index test bench evaluate protos lint format export-encoder check-encoder lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(VENV)/.dev ## Put the code in form
 
 export-encoder: $(VENV)/.export ## Export MODEL=… (a sentence-transformers id or folder) to OUTPUT=…
 	$(BIN)/waypost export-encoder $(MODEL) --output $(OUTPUT)
+
+check-encoder: $(VENV)/.export ## Export the default encoder again and compare it with the committed one
+	$(BIN)/python -m index.check_export
 
 lock: $(VENV)/.dev ## Pin the newest versions pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \

@@ -8,6 +8,7 @@
     ├── GenerationError       a built index that is damaged, foreign or missing
     └── StoreError            the record of answers and references
         ├── StoreDamagedError the file is not a sound Waypost store
+        ├── StoreHeldError    another process has it open
         └── StoreFullError    the disk would not take the write
 
 gRPC codes are given to these in one table at the edge (service/errors.py).
@@ -44,6 +45,10 @@ class StoreError(WaypostError):
 
 class StoreDamagedError(StoreError):
     """The file is damaged, or not a store of this program."""
+
+
+class StoreHeldError(StoreError):
+    """Another process has the store open; it belongs to one at a time."""
 
 
 class StoreFullError(StoreError):

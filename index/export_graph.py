@@ -88,9 +88,7 @@ def build_graph(
 class _Graph:
     """The nodes and constants of one model while it is being built."""
 
-    def __init__(
-        self, weights: Weights, head: Head, precision: Precision, ranges: Mapping[str, Array]
-    ) -> None:
+    def __init__(self, weights: Weights, head: Head, precision: Precision, ranges: Mapping[str, Array]) -> None:
         self._weights = weights
         self._head = head
         self._int8 = precision == "int8"
@@ -115,9 +113,7 @@ class _Graph:
             summed = self._op("Add", product, self._float(linear.bias))
             vectors = summed if activation == "Identity" else self._op(activation, summed)
             dimensions = len(linear.bias)
-        self._nodes.append(
-            helper.make_node("LpNormalization", [vectors], ["embedding"], p=2, axis=1)
-        )
+        self._nodes.append(helper.make_node("LpNormalization", [vectors], ["embedding"], p=2, axis=1))
         graph = helper.make_graph(
             self._nodes,
             "encoder",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from index import sqlite_schema
-from index.errors import StoreDamagedError, StoreError, StoreFullError
+from index.errors import StoreDamagedError, StoreError, StoreFullError, StoreHeldError
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes of a database header
@@ -68,7 +68,7 @@ class Lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
-            raise StoreError(
+            raise StoreHeldError(
                 f"{path} is held by {f'process {holder}' if holder else 'another process'}: "
                 "a store belongs to one process at a time. Stop that one, or give this one a store "
                 "of its own"

@@ -177,8 +177,10 @@ class Partition:
                 partition._unlink()
         if len(ids):
             partition._link(ids, _matrix(vectors, partition.dimensions))
-        while partition.maintain(1_000):
-            pass
+        if tail := int(partition._tail.ntotal):  # living vectors of a graph that had to be built anew
+            ids_ = faiss.vector_to_array(partition._tail.id_map)
+            partition._link(ids_, partition._tail.index.reconstruct_n(0, tail))
+            partition._tail.reset()
         return partition
 
     def save(self, path: Path) -> Ids:

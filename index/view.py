@@ -80,51 +80,29 @@ class View:
         return stale
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Make the view agree with changes of the store. Vectors are added partition by partition."""
-        waiting: dict[int, tuple[Partition, list[int], list[bytes]]] = {}
-        for change in changes:
-            if change.record is None:
-                _flush(waiting)  # a removal must find what was added just before
-                self.remove(change.key)
-                continue
-            if self._find(change.key) is not None:
-                _flush(waiting)
-                self.remove(change.key)
-            partition, row = (
-                self._add_answer(change.record)
-                if isinstance(change.record, Answer)
-                else self._add_reference(change.record)
-            )
-            if partition is not None:
-                _, rows, vectors = waiting.setdefault(id(partition), (partition, [], []))
-                rows.append(row)
-                vectors.append(change.record.vector)
-        _flush(waiting)
+        """Make the view agree with changes of the store; of several for one record the last counts.
 
-    def remove(self, key: RecordKey) -> None:
-        """Forget one record; unknown ones are passed over. After this no lookup finds it."""
-        scope = self._scopes.get(key.scope)
-        if scope is None:
-            return
-        if key.kind is Kind.ANSWER:
-            entry = scope.by_id.pop(key.id, None)
-            if entry is None:
-                return
-            self.answers -= 1
-            if scope.by_key.get(entry.key) is entry:
-                del scope.by_key[entry.key]
-            if scope.by_row.pop(entry.row, None) is not None:
-                partition = scope.partitions[entry.context]
-                partition.remove([entry.row])
-                if not len(partition):
-                    del scope.partitions[entry.context]
-        else:
-            row = scope.references.pop(key.id, None)
-            if row is None:
-                return
-            self.live_references -= 1
-            if scope.reference_rows.pop(row, None) and scope.reference_partition is not None:
-                scope.reference_partition.remove([row])
+        Vectors leave and enter partition by partition: one at a time, many removals would each walk all of it.
+        """
+        latest = {change.key: change.record for change in changes}
+        gone: dict[tuple[str, bytes | None], list[int]] = {}
+        for key in latest:
+            context, row = self._forget(key)
+            if row:
+                gone.setdefault((key.scope, context), []).append(row)
+        for (scope, context), rows in gone.items():
+            self._remove_vectors(self._scopes[scope], context, rows)
+        new: dict[int, tuple[Partition, list[int], list[bytes]]] = {}
+        for record in (r for r in latest.values() if r is not None):
+            partition, row = self._add_answer(record) if isinstance(record, Answer) else self._add_reference(record)
+            if partition is not None:
+                _, rows, vectors = new.setdefault(id(partition), (partition, [], []))
+                rows.append(row)
+                vectors.append(record.vector)
+        for partition, rows, vectors in new.values():
+            partition.add(rows, np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(rows), -1))
+        for key in latest:
+            self._drop_empty(key.scope)
 
     def exact(self, scope: str, key: bytes) -> Entry | None:
         """Return the entry with this very key, alive or not."""
@@ -199,11 +177,38 @@ class View:
             if view.reference_partition is not None:
                 yield view.reference_partition
 
-    def _find(self, key: RecordKey) -> object | None:
+    def _forget(self, key: RecordKey) -> tuple[bytes | None, int]:
+        """Take a record out of all but its partition.
+
+        Returns the answer's context (None for a reference) and the row to remove from the partition, 0 for none.
+        """
         scope = self._scopes.get(key.scope)
         if scope is None:
-            return None
-        return (scope.by_id if key.kind is Kind.ANSWER else scope.references).get(key.id)
+            return None, 0
+        if key.kind is Kind.REFERENCE:
+            row = scope.references.pop(key.id, 0)
+            self.live_references -= bool(row)
+            return None, row if scope.reference_rows.pop(row, None) else 0
+        entry = scope.by_id.pop(key.id, None)
+        if entry is None:
+            return None, 0
+        self.answers -= 1
+        if scope.by_key.get(entry.key) is entry:
+            del scope.by_key[entry.key]
+        return entry.context, entry.row if scope.by_row.pop(entry.row, None) else 0
+
+    def _remove_vectors(self, scope: ScopeView, context: bytes | None, rows: list[int]) -> None:
+        partition = scope.reference_partition if context is None else scope.partitions[context]
+        if partition is not None:
+            partition.remove(rows)
+            if context is not None and not len(partition):
+                del scope.partitions[context]
+
+    def _drop_empty(self, name: str) -> None:
+        """Give back what a scope without records would hold on to."""
+        scope = self._scopes.get(name)
+        if scope is not None and not scope.by_id and not scope.references:
+            del self._scopes[name]
 
     def _scope(self, name: str) -> ScopeView:
         return self._scopes.setdefault(name, ScopeView())
@@ -249,9 +254,3 @@ class View:
 def to_vector(raw: bytes) -> Vectors:
     """Return a stored vector as an array of shape (dimensions,)."""
     return np.frombuffer(raw, dtype="<f4")
-
-
-def _flush(waiting: dict[int, tuple[Partition, list[int], list[bytes]]]) -> None:
-    for partition, rows, vectors in waiting.values():
-        partition.add(rows, np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(rows), -1))
-    waiting.clear()

@@ -6,7 +6,7 @@ from typing import Any
 
 from index.catalogue import Catalogue, load_catalogue
 from index.encoder import Encoder, OnnxEncoder
-from index.errors import WaypostError
+from index.errors import StoreHeldError, WaypostError
 from index.generation import current_generation, load_generation
 from index.references import read_references, warnings
 from index.sqlite_store import SqliteStore
@@ -68,6 +68,8 @@ def _store(settings: Settings) -> Finding:
         return f"store {path} (not there yet)", ""
     try:
         SqliteStore(path).close()
+    except StoreHeldError:
+        return f"store {path} (in use by a running service: not opened)", ""
     except WaypostError as error:
         return f"store {path}", str(error)
     return f"store {path}", ""

@@ -68,6 +68,7 @@ def serve(
 
     settings = _settings(config, index, data_dir, listen)
     log.configure(settings.log)
+    log.settings(settings)
 
     def ready(addresses: Any) -> None:
         first = addresses[0]

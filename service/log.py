@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from service.settings import LogSettings
+from service.settings import LogSettings, Settings
 
 
 def configure(settings: LogSettings) -> None:
@@ -22,3 +22,8 @@ def configure(settings: LogSettings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def settings(used: Settings) -> None:
+    """Say which settings are in use, secrets redacted."""
+    structlog.get_logger("waypost").info("settings", **used.model_dump(mode="json"))

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import structlog
@@ -99,13 +99,12 @@ class Edge:
                 if tokens:
                     metadata = dict(context.invocation_metadata() or ())
                     principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
-                left = context.time_remaining()
+                left = cast("float | None", context.time_remaining())  # the stubs do not know of calls without one
                 deadline = None if left is None else started + left
                 return (await operation(message, Call(runtime, principal, started, deadline))).SerializeToString()
             except WaypostError as error:
                 code, status = to_code(error), to_status(error).SerializeToString()
-                if self.runtime is not None:
-                    self.runtime.decider.metrics.called(name, code.name)
+                self._failed(name, code.name)
                 await context.abort(code, str(error), trailing_metadata=((_DETAILS, status),))
             except asyncio.CancelledError:
                 raise
@@ -116,6 +115,10 @@ class Edge:
             return b""
 
         return handle
+
+    def _failed(self, method: str, code: str) -> None:
+        if self.runtime is not None:
+            self.runtime.decider.metrics.called(method, code)
 
 
 async def serve(

@@ -4,6 +4,7 @@ No other module reads the environment. `WAYPOST_CACHE__THRESHOLD=0.97` overrides
 lists are given as JSON.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,6 +198,9 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
             raise SettingsError([f"{path}: no such file"]) from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError([f"{path}: not a TOML file: {error}"]) from error
+    unknown = [f"environment: {name}: no such setting" for name in os.environ if _is_unknown(name)]
+    if unknown:
+        raise SettingsError(sorted(unknown))
     try:
         settings = Settings(**values)
         if not overrides:
@@ -208,6 +212,16 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         return settings.model_copy(update=tables)
     except ValidationError as error:
         raise SettingsError([_line(path, problem) for problem in error.errors()]) from error
+
+
+def _is_unknown(name: str) -> bool:
+    """Return whether an environment variable looks like a setting and is none: most likely a slip of the pen."""
+    table, separator, key = name.upper().removeprefix("WAYPOST_").lower().partition("__")
+    if not name.upper().startswith("WAYPOST_") or not separator:
+        return False
+    field = Settings.model_fields.get(table)
+    kind = field.annotation if field else None
+    return not (isinstance(kind, type) and issubclass(kind, BaseModel) and key.partition("__")[0] in kind.model_fields)
 
 
 def check_address(address: str) -> str:

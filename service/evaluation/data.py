@@ -1,0 +1,180 @@
+"""The labelled prompts as arrays, and how they are divided into references and held-out rows.
+
+A prompt that occurs twice is always on one side: what is known must not be asked. Called by `service.evaluation.run`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import Catalogue
+from index.errors import InputError
+from index.generation import score_matrix
+from index.records import Model, Reference
+from index.text import canonical
+from service.decide import CHARACTERS_PER_TOKEN, normalise
+from service.evaluation.metrics import Floats, Ints
+from service.requests import NO_ROUTE_OPTIONS, CacheMode, CacheOptions, Request
+
+LEAST_ROWS: Final = 2
+_BYPASS = CacheOptions(mode=CacheMode.BYPASS)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Labelled prompts of one kind, with what every model would have been worth.
+
+    `quality` and `cost` (USD) have shape (rows, models); for best-model labels quality is 1 for the label and 0 for
+    the others. `at` says where the rows stand among all that were read.
+    """
+
+    kind: str  # "scores" or "labels"
+    references: Sequence[Reference]
+    at: Ints
+    models: tuple[str, ...]
+    quality: Floats
+    cost: Floats
+    restricted: bool  # the catalogue has more models than these
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def take(self, wanted: NDArray[np.bool_]) -> "Rows":
+        """Return the rows whose place is wanted; `wanted` has an entry for every row that was read."""
+        here = np.flatnonzero(wanted[self.at])
+        return replace(
+            self,
+            references=[self.references[i] for i in here],
+            at=self.at[here],
+            quality=self.quality[here],
+            cost=self.cost[here],
+        )
+
+
+def as_rows(references: Sequence[Reference], catalogue: Catalogue, output_tokens: int) -> list[Rows]:
+    """Return the references as arrays: one `Rows` for those with scores, one for those with a best model.
+
+    Args:
+        references: their models are in the catalogue.
+        catalogue: the models, whose prices stand in for costs that are not known.
+        output_tokens: expected length of an answer, for the price.
+
+    Raises:
+        InputError: there are no rows, or scores that cannot be compared.
+    """
+    if not references:
+        raise InputError("no rows: at least one labelled prompt is needed to evaluate on")
+    scored = [i for i, reference in enumerate(references) if reference.scores]
+    labelled = [i for i, reference in enumerate(references) if not reference.scores]
+    found = []
+    for kind, at in (("scores", scored), ("labels", labelled)):
+        if at:
+            chosen = [references[i] for i in at]
+            quality = score_matrix(chosen, catalogue).astype(np.float64)
+            column = np.flatnonzero(~np.isnan(quality).any(axis=0))
+            if len(column) < LEAST_ROWS:
+                raise InputError(
+                    f"of the {len(at)} rows with scores, only {len(column)} models are scored in every row: "
+                    "at least 2 are needed to compare; leave out the rows with holes"
+                )
+            models = [catalogue.models[i] for i in column]
+            cost = _costs(chosen, models, output_tokens)
+            ids = tuple(model.id for model in models)
+            restricted = len(models) < len(catalogue.models)
+            found.append(Rows(kind, chosen, np.array(at), ids, quality[:, column], cost, restricted))
+    return found
+
+
+def to_request(reference: Reference, rows: Rows, output_tokens: int, scope: str) -> Request:
+    """Return the request that asks what a reference knows, in the domain's words."""
+    allow = frozenset(rows.models) if rows.restricted else frozenset[str]()
+    return Request(
+        scope=scope,
+        text=reference.prompt,
+        history=reference.messages[:-1],
+        cache=_BYPASS,
+        route=replace(NO_ROUTE_OPTIONS, allow=allow, output_tokens=output_tokens),
+        explain=True,
+    )
+
+
+def _costs(references: Sequence[Reference], models: Sequence[Model], output_tokens: int) -> Floats:
+    """Return USD of shape (rows, models): as the rows say, else by the catalogue's prices."""
+    costs = np.empty((len(references), len(models)))
+    for row, reference in enumerate(references):
+        size = normalise(Request("", reference.prompt, reference.messages[:-1])).size
+        for column, model in enumerate(models):
+            known = reference.costs.get(model.id)
+            listed = model.cost_usd(size / CHARACTERS_PER_TOKEN, output_tokens)
+            costs[row, column] = listed if known is None else known
+    return costs
+
+
+def folds(references: Sequence[Reference], count: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Yield, for every fold, which rows are held out: every row in exactly one.
+
+    Categories and labels are dealt out evenly; rows of one canonical prompt go together.
+
+    Args:
+        references: all rows.
+        count: how many folds, at least 2.
+        seed: of the shuffling.
+
+    Raises:
+        InputError: there are fewer distinct prompts than folds.
+    """
+    groups = _groups(references, seed)
+    if not LEAST_ROWS <= count <= len(groups):
+        raise InputError(f"{count} folds: from 2 to {len(groups)}, the number of distinct prompts, are possible")
+    for fold in range(count):
+        held_out = np.zeros(len(references), np.bool_)
+        for group in groups[fold::count]:
+            held_out[group] = True
+        yield held_out
+
+
+def sample(references: Sequence[Reference], count: int, seed: int) -> NDArray[np.bool_]:
+    """Return which rows are held out when about `count` rows, evenly over categories and labels, are references.
+
+    Args:
+        references: all rows.
+        count: about how many are known: a prompt that occurs twice is known as a whole.
+        seed: of the choice.
+
+    Raises:
+        InputError: nothing would be known, or nothing held out.
+    """
+    groups = _groups(references, seed)
+    if not 0 < count < len(references) or len(groups) < LEAST_ROWS:
+        raise InputError(f"{count} labels: from 1 to {len(references) - 1}, one less than there are rows, are possible")
+    # Systematic sampling: every n-th row of the sorted groups, from a random start.
+    step = len(references) / count
+    picks = np.random.default_rng(seed).random() * step + step * np.arange(count)
+    ends = np.cumsum([len(group) for group in groups])
+    held_out = np.ones(len(references), np.bool_)
+    for i in np.unique(np.searchsorted(ends, picks, side="right")).tolist():
+        held_out[groups[i]] = False
+    if not held_out.any():
+        raise InputError(f"{count} labels: nothing would be left to ask")
+    return held_out
+
+
+def _groups(references: Sequence[Reference], seed: int) -> list[list[int]]:
+    """Return rows by canonical prompt, those of one category and label next to each other, else shuffled."""
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for row, reference in enumerate(references):
+        by_text[canonical(reference.prompt)].append(row)
+    groups = list(by_text.values())
+    np.random.default_rng(seed).shuffle(groups)
+    return sorted(groups, key=lambda rows: _stratum(references[rows[0]]))
+
+
+def _stratum(reference: Reference) -> tuple[str, str]:
+    if reference.best_model:
+        return reference.category, reference.best_model
+    top = max(reference.scores.values())
+    return reference.category, " ".join(sorted(m for m, score in reference.scores.items() if score == top))

@@ -1,0 +1,81 @@
+"""Asking a generation in this process: the same functions as the service, without its queue and its answers."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from index.generation import Generation
+from index.records import Reference
+from index.vectors import Vectors
+from service.decide import CHARACTERS_PER_TOKEN, normalise
+from service.evaluation.answers import Answered, learn_prior
+from service.evaluation.data import Rows, to_request
+from service.lookup import Ask, search
+from service.requests import Plan, Prompt, Reason, Request
+from service.routing.choose import choose, fallback_model
+from service.routing.vote import Vote, vote
+from service.settings import RoutingSettings
+
+_AT_ONCE: Final = 256
+FALLBACKS: Final = (Reason.FALLBACK, Reason.DEGRADED)
+
+
+def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: RoutingSettings) -> Answered:
+    """Return what the service would answer on every row.
+
+    Args:
+        rows: held out.
+        vectors: embeddings of their canonical prompts, shape (rows, dimensions).
+        generation: the router.
+        routing: the settings of the service.
+    """
+    column = [generation.catalogue.ids.index(model) for model in rows.models]
+    place = {model: i for i, model in enumerate(rows.models)}
+    quality, cost = np.empty(rows.quality.shape), np.empty(rows.quality.shape)
+    chosen, fallback = np.full(len(rows), -1), np.zeros(len(rows), np.bool_)
+    fallback_id = fallback_model(generation.catalogue, routing.fallback, generation.mean_scores.tolist())
+    for first in range(0, len(rows), _AT_ONCE):
+        batch = vectors[first : first + _AT_ONCE]
+        found = search([Ask(None, generation, None, routing.neighbours)] * len(batch), batch)
+        for row, near in enumerate(found, first):
+            request = to_request(rows.references[row], rows, routing.output_tokens, "")
+            prompt = normalise(request)
+            result = _vote(generation, near.references, prompt, routing)
+            plan = _plan(generation, result, request, prompt, routing, fallback_id)
+            quality[row] = [result.estimates[i].quality for i in column]
+            cost[row] = [result.estimates[i].cost_usd for i in column]
+            chosen[row] = place[plan.steps[0].model] if plan.steps else -1
+            fallback[row] = plan.reason in FALLBACKS or not result.neighbours
+    return Answered(quality, cost, chosen, fallback, (generation.id,), learn_prior(rows, generation))
+
+
+def texts(references: Sequence[Reference]) -> list[str]:
+    """Return what is embedded for every reference when it is asked: as the service normalises it."""
+    return [normalise(Request("", r.prompt, r.messages[:-1])).text for r in references]
+
+
+def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Prompt, routing: RoutingSettings) -> Vote:
+    return vote(
+        generation,
+        near,
+        [],
+        min_similarity=routing.min_similarity,
+        input_characters=prompt.size,
+        output_tokens=routing.output_tokens,
+    )
+
+
+def _plan(  # noqa: PLR0913 - what the choose stage asks
+    generation: Generation, result: Vote, request: Request, prompt: Prompt, routing: RoutingSettings, fallback: str
+) -> Plan:
+    return choose(
+        result.estimates,
+        request.route,
+        generation.catalogue,
+        input_tokens=prompt.size / CHARACTERS_PER_TOKEN,
+        output_tokens=routing.output_tokens,
+        fallback=fallback,
+        confidence=result.confidence,
+        reason=Reason.NEIGHBOURS if result.neighbours else Reason.FALLBACK,
+    )
