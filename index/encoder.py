@@ -32,14 +32,15 @@ TOKENIZER: Final = "tokenizer.json"
 FORMAT: Final = 1
 """The layout of an encoder folder; `index.export` writes this number, `OnnxEncoder.load` wants it."""
 
-# Padding to 4 was enough for equal bytes with AVX-512, 1 was not (20 % of 136 texts differed). 8 is
-# one AVX2 register of fp32, and no slower: only attention sees padding.
+# Padding to 4 was enough for equal bytes with AVX-512; without, 20 % of 136 texts differed. 8 is one AVX2 register of
+# fp32, and cost nothing that could be measured, because only attention sees padding.
 _PAD_MULTIPLE: Final = 8
 
-# 20,000 real prompts have 2.5 to 8 characters a token; none that fitted the window was longer than
-# this. Tokenising is linear, so a 10 MB prompt must be cut before it, not after.
+# Tokenising is linear, so a 10 MB prompt must be cut before it, not after. Of 25,000 real prompts in English (chat,
+# support, exams) that fitted a window of 256 tokens, the longest had 1,453 characters, and none 9 a token.
 _CHARACTERS_PER_TOKEN: Final = 16
 
+# Near the middle of a plateau: 64 to 512 tokens a batch differ by less than 10 % for prompts of 16 and of 92 tokens.
 _BATCH_TOKENS: Final = 256
 _OFFLINE_THREADS: Final = 2
 
@@ -319,8 +320,24 @@ def _open_session(path: Path) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph comes fused: optimising it further changed neither speed nor memory.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if not _has_vnni():
+        # Without VNNI the u8 x s8 kernel adds in 16 bits and saturates, and vectors are wrong. This has the products
+        # done as u8 x u8, which is exact, to the same bytes, and takes 1.4 to 1.7 times as long.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        message = f"{path} cannot be opened by onnxruntime {ort.__version__} ({error})"
+        message = f"{path} cannot be opened by onnxruntime {ort.__version__} ({error}): export the encoder again"
         raise EncoderError(message) from error
+
+
+def _has_vnni() -> bool:
+    """Say whether this CPU adds int8 products in 32 bits; False where that cannot be seen."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_vnni", "avx_vnni"})

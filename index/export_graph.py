@@ -1,22 +1,20 @@
 """The ONNX graph of an encoder: token ids to unit vectors, in fp32 or in row-wise int8.
 
-Owns the graph and the quantising of its weights. Never sees torch, files or texts. Called by
-`index.export`; what it builds is run by `index.encoder`.
+Owns the graph and the quantising of its weights. Never sees torch, files or texts. Called by `index.export`; what it
+builds is run by `index.encoder`.
 
-The shape of the graph follows from two measurements. Padding is what batches cost, so everything
-but attention works on the real tokens only, as one (tokens, hidden) matrix: batches of unlike
-prompts ran 1.6 times faster, mixed with long ones 1.9 times. And a scale per batch makes a vector
-depend on its neighbours, so each token has its own.
+Two measurements gave the graph its shape. Padding is what batches cost, so everything but attention works on the real
+tokens only, as one (tokens, hidden) matrix: batches of unlike prompts ran 1.6 times faster, with long ones among them
+1.9 times. And a scale per batch makes a vector depend on its neighbours, so each token has its own.
 
-One int8 product is: scale = max|x| of the token / 127, x to unsigned int8 around 128 (u8 x s8 is
-onnxruntime's fast path), an exact integer product, both scales applied in fp32. Smoothing first
-moves the range of outlier channels from activations into weights (SmoothQuant, arXiv 2211.10438,
-alpha 0.5); it took the worst cosine from .990 to .996. After the activation function values are
-barely negative, so the zero point is 28 there and 227 steps are left for the positive side;
-smoothing them as well made matters worse (.9947).
+An int8 product is: scale = max|x| of the token / 127, x to unsigned int8 around 128 (u8 x s8 is onnxruntime's fast
+path), an exact integer product, both scales applied in fp32. Smoothing first moves the range of outlier channels from
+activations into weights (SmoothQuant, arXiv 2211.10438); over 400 real prompts it took the cosine from .990 at worst
+and .9975 on average to .996 and .9989. After the activation function values are barely negative, so the zero point is
+28 there and 227 steps are left for the positive side. Smoothing those as well made it worse (.995), as did shifting
+channels to their middle; error-compensating rounding (GPTQ) gained .0001 and would not be repeatable between CPUs.
 
-Weights use all 8 bits. On CPUs without VNNI onnxruntime's kernel could then saturate; the encoder
-finds out when it loads, and has the products done in a wider type there.
+Weights use all 8 bits. Where that could saturate (CPUs without VNNI), `index.encoder` has the products done wider.
 """
 
 from collections.abc import Mapping
@@ -37,13 +35,14 @@ Pooling = Literal["mean", "cls"]
 _CENTRE: Final = 128
 _GELU_ZERO: Final = 28
 _GELU_MINIMUM: Final = 0.17  # the lowest value of GELU is -0.16997; ReLU's is 0
-_ALPHA: Final = 0.6
+_ALPHA: Final = 0.6  # of .3 to .8; .7 is as good on average, the paper's .5 is .0001 lower
 _CONTRIB: Final = "com.microsoft"
-_ACTIVATIONS: Final = {
-    "gelu": "BiasGelu",
-    "gelu_new": "FastGelu",
-    "gelu_pytorch_tanh": "FastGelu",
-    "relu": "Relu",
+_SHARED_SIZE: Final = 64  # constants up to this many elements are stored once, however often they are used
+_ACTIVATIONS: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "gelu": ("Gelu", {}),
+    "gelu_new": ("Gelu", {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
 }
 
 
@@ -52,7 +51,8 @@ class Head:
     """What turns token vectors into the text's: pooling, then any dense layers."""
 
     pooling: Pooling
-    dense: tuple[tuple[Linear, Literal["Identity", "Tanh"]], ...] = ()
+    dense: tuple[tuple[Linear, str], ...] = ()
+    """Each with its activation: "Identity" or "Tanh"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,8 @@ class _Graph:
         vectors = self._pool(hidden)
         dimensions = self._hidden
         for linear, activation in self._head.dense:
-            product = self._op("MatMul", vectors, self._float(linear.weight))
-            summed = self._op("Add", product, self._float(linear.bias))
-            vectors = summed if activation == "Identity" else self._op(activation, summed)
+            vectors = self._dense(vectors, linear)
+            vectors = vectors if activation == "Identity" else self._op(activation, vectors)
             dimensions = len(linear.bias)
         self._nodes.append(helper.make_node("LpNormalization", [vectors], ["embedding"], p=2, axis=1))
         graph = helper.make_graph(
@@ -156,11 +155,10 @@ class _Graph:
         penalty = self._op("Mul", self._op("Sub", self._mask, self._float(1)), self._float(1e4))
         self._penalty = self._op("Unsqueeze", penalty, self._int([1, 2]))
         if self._weights.relative is not None:
-            self._penalty = self._op("Add", self._penalty, self._relative(length))
+            relative = self._relative(self._weights.relative, length)
+            self._penalty = self._op("Add", self._penalty, relative)
 
-    def _relative(self, length: str) -> str:
-        table = self._weights.relative
-        assert table is not None
+    def _relative(self, table: Array, length: str) -> str:
         scalar = self._op("Squeeze", length)
         steps = self._op("Range", self._int(0), scalar, self._int(1))
         query = self._op("Unsqueeze", steps, self._int([1]))
@@ -212,12 +210,10 @@ class _Graph:
     def _feed_forward(self, layer: Layer, hidden: str) -> str:
         up, down = layer.up, layer.down
         product = self._smooth_product(hidden, up.module, up.weight)
-        name = _ACTIVATIONS[self._weights.activation]
-        bias = self._float(up.bias)
-        if name == "Relu":
-            inner = self._op("Relu", self._op("Add", product, bias))
-        else:
-            inner = self._op(name, product, bias, domain=_CONTRIB)
+        kind, attributes = _ACTIVATIONS[self._weights.activation]
+        # Not the fused BiasGelu: it was 20 % slower than these two nodes, with the same bits.
+        inner = self._op("Add", product, self._float(up.bias))
+        inner = self._op(kind, inner, **attributes)
         product = self._product(self._quantise(inner, zero=_GELU_ZERO), down.weight)
         return self._residual(product, down.bias, hidden, layer.norm)
 
@@ -240,6 +236,14 @@ class _Graph:
         count = self._op("ReduceSum", self._mask, self._int([1]), keepdims=1)
         return self._op("Div", total, count)
 
+    def _dense(self, vectors: str, linear: Linear) -> str:
+        # One product a text: the kernel for one row adds in another order than the one for many.
+        count = self._op("Gather", self._op("Shape", vectors), self._int([0]))
+        shape = self._op("Concat", count, self._int(linear.weight.shape), axis=0)
+        weight = self._op("Expand", self._float(linear.weight), shape)
+        product = self._op("MatMul", self._op("Unsqueeze", vectors, self._int([1])), weight)
+        return self._op("Add", self._op("Squeeze", product, self._int([1])), self._float(linear.bias))
+
     # The int8 product, and what it needs.
 
     def _smoothing(self, module: str, weight: Array) -> Array:
@@ -252,7 +256,8 @@ class _Graph:
         # Rounded to a sixteenth of a power of two, so that the last bits of an activation, which
         # differ between CPUs, do not reach the artefact.
         rounded = np.round(16 * (exponent - exponent.mean())) / 16
-        return np.exp2(rounded).astype(np.float32)
+        factor: Array = np.exp2(rounded).astype(np.float32)
+        return factor
 
     def _smooth_product(self, values: str, module: str, weight: Array) -> str:
         if not self._int8:
@@ -316,10 +321,12 @@ class _Graph:
         return self._constant(np.asarray(value, np.int64))
 
     def _constant(self, value: NDArray[Any]) -> str:
-        key = (value.dtype.str, value.shape, value.tobytes() if value.size < 64 else b"")
-        if value.size < 64 and key in self._constants:
+        small = value.size <= _SHARED_SIZE
+        key = (value.dtype.str, value.shape, value.tobytes() if small else b"")
+        if small and key in self._constants:
             return self._constants[key]
         name = f"c{len(self._tensors)}"
-        self._tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        self._constants[key] = name
+        self._tensors.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        if small:
+            self._constants[key] = name
         return name

@@ -82,10 +82,11 @@ class _Names:
     heads: str = "num_attention_heads"
     layers: str = "num_hidden_layers"
     activation: str = "hidden_act"
-    positions_follow_padding: bool = False
+    first_position: int | None = 0
+    """The first token's row in the table of positions; None: the one after the padding token's id."""
 
 
-_BERT: Final = {
+_BERT_NAMES: Final[dict[str, Any]] = {
     "layer": "encoder.layer.{}.",
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -96,7 +97,7 @@ _BERT: Final = {
     "down": "output.dense",
     "norm": "output.LayerNorm",
 }
-_ROBERTA: Final = _Names(**_BERT, positions_follow_padding=True)
+_ROBERTA: Final = _Names(**_BERT_NAMES, first_position=None)
 _MPNET: Final = _Names(
     layer="encoder.layer.{}.",
     query="attention.attn.q",
@@ -107,7 +108,7 @@ _MPNET: Final = _Names(
     up="intermediate.dense",
     down="output.dense",
     norm="output.LayerNorm",
-    positions_follow_padding=True,
+    first_position=2,
 )
 _DISTILBERT: Final = _Names(
     layer="transformer.layer.{}.",
@@ -124,7 +125,7 @@ _DISTILBERT: Final = _Names(
     activation="activation",
 )
 ARCHITECTURES: Final[Mapping[str, _Names]] = {
-    "bert": _Names(**_BERT),
+    "bert": _Names(**_BERT_NAMES),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
@@ -189,8 +190,9 @@ def _norm(state: Mapping[str, Array], name: str) -> Norm:
 
 
 def _positions(state: Mapping[str, Array], config: Mapping[str, Any], names: _Names, max_tokens: int) -> Array:
-    # RoBERTa and its kin count positions from the one after the padding token's id.
-    first = int(config["pad_token_id"]) + 1 if names.positions_follow_padding else 0
+    first = names.first_position
+    if first is None:
+        first = int(config["pad_token_id"]) + 1
     table = state["embeddings.position_embeddings.weight"][first : first + max_tokens]
     if len(table) < max_tokens:
         message = f"the model has {len(table)} positions, too few for {max_tokens} tokens"

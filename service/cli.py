@@ -193,27 +193,51 @@ def export_encoder(
     model: Annotated[str, typer.Argument(help="A sentence-transformers model: hub id or folder.")],
     output: Annotated[Path, typer.Option("--output", help="Encoder folder to write.")],
     precision: Annotated[Precision, typer.Option(help="How weights are stored.")] = Precision.INT8,
+    source: Annotated[str, typer.Option(help="The model's name in encoder.json, where MODEL is a folder.")] = "",
 ) -> None:
     """Export an encoder to ONNX, quantise it, and verify it against the original. Needs the [export] extra."""
     from index.export import export
 
-    report = export(model, output, precision=precision.value, progress=lambda line: typer.echo(line, err=True))
+    report = export(model, output, precision=precision.value, source=source or None, progress=lambda line: typer.echo(line, err=True))
     typer.echo(str(report))
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     references: References,
+    config: Config = None,
     index: Index = None,
-    address: Annotated[str, typer.Option(help="Ask a running service instead of the index folder.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", help="Folder for the report's plot and JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
-    seed: Annotated[int, typer.Option(help="For the random baseline and the bootstrap.")] = 0,
+    address: Annotated[str, typer.Option(help="Ask the running service at host:port or unix:PATH.")] = "",
+    models: Annotated[
+        Path | None, typer.Option("--models", help="The catalogue; without --index and --address: cross-validate.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Of the cross-validation.")] = 5,
+    labels: Annotated[
+        int | None, typer.Option(help="Instead of folds: so many rows are references, the rest is asked.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Cross-validate with so many seeds, from --seed on.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder for report.json and the plots.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    scope: Annotated[str, typer.Option(help="Tenant or application to ask as, with --address.")] = "",
+    token: Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token, with --address.")] = "",
 ) -> None:
-    """Measure routing on labelled prompts that are not in the index: accuracy, cost, the quality-cost curve."""
-    from service import evaluate as evaluation
+    """Measure routing on labelled prompts the index does not know: quality, cost, their curve, against baselines."""
+    from service import evaluation
 
-    report = evaluation.run(references, index, address, seed=seed)
+    if output is not None:
+        evaluation.require_plots()
+    what = evaluation.Evaluation(
+        references,
+        index=index is not None,
+        service=evaluation.Service(address, scope, token) if address else None,
+        models=models,
+        folds=folds,
+        labels=labels,
+        seeds=range(seed, seed + seeds),
+    )
+    with _progress("asking") as update:
+        report = evaluation.run(what, _settings(config, index, None, None), update)
     if output is not None:
         evaluation.write(report, output)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
