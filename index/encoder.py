@@ -12,6 +12,7 @@ to a multiple of `_PAD_MULTIPLE` so that the same kernels add in the same order.
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from index.errors import EncoderError
+
+# Since 1.29 onnxruntime reports its use to its maker unless it is told not to, and it looks when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort  # noqa: E402 - see above
 
 DESCRIPTION: Final = "encoder.json"
 MODEL: Final = "model.onnx"

@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from index.vectors import EXACT_LIMIT, Partition, Vectors
 FORMAT: Final = 1
 _CURRENT = "CURRENT"
 _MANIFEST = "manifest.json"
+_LATEST: Final = 253_402_300_800  # the year 10000, where timestamps end
 _REMEDY = "build it anew with `waypost build-index`"
 
 
@@ -133,7 +134,7 @@ def write_generation(
         "dimensions": vectors_shape[1],
         "files": {name: listed[name] for name in sorted(listed)},
     }
-    generation_id = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    generation_id = _id_of(content)
     target = root / generation_id
     if target.exists():
         with contextlib.suppress(GenerationError):
@@ -174,6 +175,9 @@ def read_manifest(folder: Path) -> Manifest:
             raise GenerationError(
                 f"{path}: format {raw['format']!r} is not the one this version reads ({FORMAT}); {_REMEDY}"
             )
+        content = {key: raw[key] for key in ("format", "references", "encoder_digest", "dimensions", "files")}
+        if raw["id"] != _id_of(content) or not 0 <= raw["created_at"] < _LATEST:
+            raise GenerationError(f"{path}: damaged: its id is not that of what it lists; {_REMEDY}")
         return Manifest(
             id=str(raw["id"]),
             created_at=float(raw["created_at"]),
@@ -226,12 +230,12 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
         raise GenerationError(f"{folder}: cannot be loaded ({error}); {_REMEDY}") from error
     if vectors.shape != (manifest.references, manifest.dimensions) or len(references) != manifest.references:
         raise GenerationError(f"{folder}: its parts do not fit together; {_REMEDY}")
-    return Generation(manifest, catalogue, references, _partition(folder, vectors))
+    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors))
 
 
-def _partition(folder: Path, vectors: Vectors) -> Partition:
+def _partition(folder: Path, files: Collection[str], vectors: Vectors) -> Partition:
     graph = folder / "graph.faiss"
-    if not graph.is_file():
+    if graph.name not in files:
         partition = Partition(vectors.shape[1])
         partition.add(np.arange(len(vectors)), vectors)
         return partition
@@ -248,7 +252,10 @@ def list_generations(root: Path) -> list[tuple[Path, Manifest | GenerationError]
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.is_dir() and not folder.name.startswith("."):
             try:
-                found.append((folder, read_manifest(folder)))
+                manifest = read_manifest(folder)
+                if manifest.id != folder.name:
+                    raise GenerationError(f"{folder}: its id is {manifest.id}: name the folder so, or remove it")
+                found.append((folder, manifest))
             except GenerationError as error:
                 found.append((folder, error))
     return sorted(found, key=lambda f: -f[1].created_at if isinstance(f[1], Manifest) else 0.0)
@@ -282,6 +289,10 @@ def set_current(root: Path, generation_id: str) -> None:
 def needs_graph(references: int) -> bool:
     """Return whether so many references are searched by graph rather than exactly."""
     return references > EXACT_LIMIT
+
+
+def _id_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _column_means(values: NDArray[np.float32]) -> NDArray[np.float32]:

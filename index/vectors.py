@@ -30,9 +30,6 @@ _MAX_DEAD: Final = 0.25
 
 _LINKS, _EF_CONSTRUCTION, _EF_SEARCH = 32, 80, 64
 
-# Queries come from many threads already; FAISS' own would only fight them for the cores.
-faiss.omp_set_num_threads(1)
-
 
 class Partition:
     """Unit vectors with their ids, searched by inner product (which is their cosine).
@@ -96,6 +93,7 @@ class Partition:
             Two arrays of shape (n, k); where fewer than k exist the id is -1 and the cosine -inf.
         """
         queries = _matrix(queries, self.dimensions)
+        _on_one_thread()
         with self._lock:
             scores, ids = self._tail.search(queries, k)
             if self._graph is not None:
@@ -178,8 +176,8 @@ class Partition:
         if len(ids):
             partition._link(ids, _matrix(vectors, partition.dimensions))
         if tail := int(partition._tail.ntotal):  # living vectors of a graph that had to be built anew
-            ids_ = faiss.vector_to_array(partition._tail.id_map)
-            partition._link(ids_, partition._tail.index.reconstruct_n(0, tail))
+            alive = faiss.vector_to_array(partition._tail.id_map)
+            partition._link(alive, partition._tail.index.reconstruct_n(0, tail))
             partition._tail.reset()
         return partition
 
@@ -193,6 +191,7 @@ class Partition:
         return int(self._tail.remove_ids(faiss.IDSelectorBatch(ids)))
 
     def _link(self, ids: Ids, vectors: Vectors) -> None:
+        _on_one_thread()
         if self._graph is None:
             self._graph = _new_graph(self.dimensions)
         self._graph.add(vectors)
@@ -232,6 +231,14 @@ class Partition:
         self._tail = faiss.IndexIDMap(faiss.IndexFlatIP(self.dimensions))
         self._tail.add_with_ids(vectors, ids)
         self._graph, self._graph_ids, self._in_graph, self._dead = None, array("q"), set(), 0
+
+
+def _on_one_thread() -> None:
+    """Keep FAISS from starting threads: queries come from several already, and they would fight for the cores.
+
+    OpenMP keeps this number for each thread by itself, so it is set where it is needed and not once at import.
+    """
+    faiss.omp_set_num_threads(1)
 
 
 def _new_graph(dimensions: int) -> faiss.IndexHNSWFlat:

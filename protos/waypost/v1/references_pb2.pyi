@@ -265,7 +265,7 @@ class ListResponse(_message.Message):
     """For the next page. Empty: this was the last."""
     @_builtins.property
     def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reference]:
-        """In the order of their ids."""
+        """The one last written last."""
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class ReferencesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Lists references in the order of their ids.
+        """Lists references, the one last written last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class ReferencesStub:
     Delete: _grpc.UnaryUnaryMultiCallable[_references_pb2.DeleteRequest, _references_pb2.DeleteResponse]
     """Removes references by id. Unknown ids are not an error."""
     List: _grpc.UnaryUnaryMultiCallable[_references_pb2.ListRequest, _references_pb2.ListResponse]
-    """Lists references in the order of their ids."""
+    """Lists references, the one last written last."""
 
 @_typing.type_check_only
 class ReferencesAsyncStub(ReferencesStub):
@@ -54,7 +54,7 @@ class ReferencesAsyncStub(ReferencesStub):
     Delete: _aio.UnaryUnaryMultiCallable[_references_pb2.DeleteRequest, _references_pb2.DeleteResponse]  # type: ignore[assignment]
     """Removes references by id. Unknown ids are not an error."""
     List: _aio.UnaryUnaryMultiCallable[_references_pb2.ListRequest, _references_pb2.ListResponse]  # type: ignore[assignment]
-    """Lists references in the order of their ids."""
+    """Lists references, the one last written last."""
 
 class ReferencesServicer(metaclass=_abc_1.ABCMeta):
     """References added to a running service. They belong to a scope and vote only there, beside those of the
@@ -83,6 +83,6 @@ class ReferencesServicer(metaclass=_abc_1.ABCMeta):
         request: _references_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_references_pb2.ListResponse, _abc.Awaitable[_references_pb2.ListResponse]]:
-        """Lists references in the order of their ids."""
+        """Lists references, the one last written last."""
 
 def add_ReferencesServicer_to_server(servicer: ReferencesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
