@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from index.errors import StoreDamagedError, StoreError, StoreFullError
@@ -29,6 +29,7 @@ class _Job:
     puts: Sequence[Record]
     deletes: Sequence[RecordKey]
     done: "asyncio.Future[None]"
+    only_lapsed: bool = False
 
 
 class Answers:
@@ -78,6 +79,11 @@ class Answers:
         if keys:
             await self._write([], keys)
 
+    async def sweep(self) -> None:
+        """Remove what has expired, unless it is renewed meanwhile."""
+        if expired := self.view.expired(time.time())[:_SWEEP_AT_ONCE]:
+            await self._write([], expired, only_lapsed=True)
+
     async def close(self) -> None:
         """Finish what was begun, then close the store."""
         self._tender.cancel()
@@ -87,9 +93,9 @@ class Answers:
         self._maintenance.shutdown()
         self._store.close()
 
-    async def _write(self, puts: Sequence[Record], deletes: Sequence[RecordKey]) -> None:
+    async def _write(self, puts: Sequence[Record], deletes: Sequence[RecordKey], *, only_lapsed: bool = False) -> None:
         loop = asyncio.get_running_loop()
-        job = _Job(puts, deletes, loop.create_future())
+        job = _Job(puts, deletes, loop.create_future(), only_lapsed)
         self._jobs.append(job)
         if self._writer is None:
             self._writer = loop.create_task(self._run_jobs())
@@ -124,6 +130,8 @@ class Answers:
         merged: dict[RecordKey, Record | None] = {}
         for job in jobs:
             for key in job.deletes:
+                if job.only_lapsed and (key in merged or not self._lapsed(key)):
+                    continue  # renewed since it was found
                 merged.pop(key, None)
                 merged[key] = None
             for record in job.puts:
@@ -131,7 +139,7 @@ class Answers:
                 merged.pop(key, None)
                 merged[key] = record
         for key in self._surplus(merged):
-            merged.setdefault(key, None)
+            merged[key] = None
         puts = [record for record in merged.values() if record is not None]
         deletes = [key for key, record in merged.items() if record is None]
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, puts, deletes)
@@ -140,18 +148,24 @@ class Answers:
             if not job.done.done():
                 job.done.set_result(None)
 
+    def _lapsed(self, key: RecordKey) -> bool:
+        entry = self.view.by_id(key.scope, key.id)
+        return entry is not None and not entry.alive(time.time())
+
     def _surplus(self, merged: dict[RecordKey, Record | None]) -> list[RecordKey]:
-        """Return the oldest answers of each scope that these changes would fill beyond its capacity."""
-        new: dict[str, int] = {}
+        """Return the oldest answers of each scope that these changes would leave beyond its capacity."""
+        grown: dict[str, int] = {}
         for key, record in merged.items():
-            if isinstance(record, Answer) and self.view.by_id(key.scope, key.id) is None:
-                new[key.scope] = new.get(key.scope, 0) + 1
+            if key.kind is Kind.ANSWER:
+                there = self.view.by_id(key.scope, key.id) is not None
+                grown[key.scope] = grown.get(key.scope, 0) + (record is not None) - there
         surplus: list[RecordKey] = []
-        for scope, added in new.items():
-            excess = self.view.count(scope)[0] + added - self._max_answers
+        for scope, by in grown.items():
+            excess = self.view.count(scope)[0] + by - self._max_answers
             if excess > 0:
-                oldest = (RecordKey(Kind.ANSWER, scope, e.id) for e in self.view.entries(scope))
-                surplus += islice((key for key in oldest if key not in merged), excess)
+                old = (RecordKey(Kind.ANSWER, scope, e.id) for e in self.view.entries(scope))
+                new = (key_of(r) for r in merged.values() if isinstance(r, Answer) and r.scope == scope)
+                surplus += islice(chain((key for key in old if key not in merged), new), excess)
         return surplus
 
     async def _tend(self) -> None:
@@ -161,7 +175,7 @@ class Answers:
             await asyncio.sleep(_TEND_EVERY_S)
             # What could not be removed is not served meanwhile, and the next round tries again.
             with contextlib.suppress(StoreError):
-                await self.remove(self.view.expired(time.time())[:_SWEEP_AT_ONCE])
+                await self.sweep()
             for partition in [p for p in self.view.partitions() if len(p) > EXACT_LIMIT]:
                 while await loop.run_in_executor(self._maintenance, partition.maintain):
                     pass

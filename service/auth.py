@@ -34,7 +34,8 @@ def authenticate(settings: AuthSettings, metadata: Mapping[str, str]) -> Princip
     """Return who calls, from the `authorization` metadata; raise Unauthenticated where that is not known."""
     if not settings.tokens:
         return ANYONE
-    given = metadata.get("authorization", "").removeprefix("Bearer ").encode()
+    kind, _, token = metadata.get("authorization", "").partition(" ")
+    given = token.encode() if kind.lower() == "bearer" else b""
     for name, entry in settings.tokens.items():
         if hmac.compare_digest(entry.token.get_secret_value().encode(), given):
             return Principal(name, frozenset(entry.scopes), entry.admin)

@@ -127,9 +127,7 @@ class Batcher(Generic[Ask, Found]):
             self._queued.clear()
             self._waiting = 0
             self._ready.notify_all()
-        for future in left:
-            if not future.done():
-                future.set_exception(NotReady("the service is shutting down"))
+        self._hand_back(_reject, [(future, NotReady("the service is shutting down")) for future in left])
         for thread in self._threads:
             thread.join()
 

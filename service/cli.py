@@ -195,7 +195,7 @@ def export_encoder(
     precision: Annotated[Precision, typer.Option(help="How weights are stored.")] = Precision.INT8,
     source: Annotated[str, typer.Option(help="The model's name in encoder.json, where MODEL is a folder.")] = "",
 ) -> None:
-    """Export an encoder to ONNX, quantise it, and verify it against the original. Needs the [export] extra."""
+    """Export an encoder to ONNX, quantise it, and verify it against the original. Needs `make export-encoder`'s set-up, or the extra "export"."""
     from index.export import export
 
     report = export(model, output, precision=precision.value, source=source or None, progress=lambda line: typer.echo(line, err=True))

@@ -43,6 +43,8 @@ DEFAULT_PAGE: Final = 100
 _SCOPE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}\Z")
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _MAX_WAIT_S: Final = 60.0
+_MAX_SECONDS: Final = 315_576_000_000  # what a Duration may hold: 10,000 years
+_LATEST: Final = 253_402_300_799  # what a Timestamp may hold: the end of the year 9999
 _SHOWN: Final = 500
 
 
@@ -74,8 +76,11 @@ def _number(field: str, value: float, low: float, high: float = math.inf) -> flo
 
 def _seconds(field: str, duration: Duration, *, zero: bool = False) -> float:
     seconds = duration.seconds + duration.nanos / 1e9
-    if seconds < 0 or (seconds == 0 and not zero) or abs(duration.nanos) > 999_999_999:  # noqa: PLR2004 - nanos
-        raise InvalidRequest((field, f"{seconds!r} s: must be {'at least 0' if zero else 'more than 0'}"))
+    enough = seconds > 0 or (seconds == 0 and zero)
+    if not enough or seconds > _MAX_SECONDS or abs(duration.nanos) > 999_999_999:  # noqa: PLR2004 - nanos
+        raise InvalidRequest(
+            (field, f"{seconds!r} s: must be {'at least 0' if zero else 'more than 0'} and at most {_MAX_SECONDS:,} s")
+        )
     return seconds
 
 
@@ -205,7 +210,7 @@ def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Reque
         attributes = dict(message.attributes)
         for name, value in attributes.items():
             _sized("attributes", name, 1_024)
-            _sized(f"attributes[{name!r}]", value, 1_024)
+            _sized(f"attributes[{name[:64]!r}]", value, 1_024)
     return Request(
         scope=scope_of(message.scope),
         text=text,
@@ -217,6 +222,7 @@ def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Reque
         attributes=attributes,
         explain=message.explain,
         request_id=_sized("request_id", message.request_id, 256),
+        role=message.messages[-1].role if message.messages else "user",
     )
 
 
@@ -260,7 +266,8 @@ def to_put(message: cache_pb2.PutRequest) -> tuple[Request, str, tuple[str, ...]
     _sized("content_type", message.content_type, 256)
     _sized("model", message.model, 256)
     context = _context(message.context) if message.HasField("context") else None
-    return Request(scope_of(message.scope), text, history, context), answer, chunks
+    role = message.messages[-1].role if message.messages else "user"
+    return Request(scope_of(message.scope), text, history, context, role=role), answer, chunks
 
 
 def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, *, was_hit: bool) -> str:
@@ -419,7 +426,8 @@ def duration(seconds: float) -> Duration:
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """Return seconds since the epoch as a Timestamp."""
+    """Return seconds since the epoch as a Timestamp, which ends with the year 9999."""
+    seconds = min(seconds, _LATEST)
     whole = math.floor(seconds)
     return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
@@ -511,7 +519,7 @@ def _fill_timings(out: types_pb2.Timings, timings: Timings) -> None:
 
 
 def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
-    for estimate in decision.estimates:
+    for estimate in sorted(decision.estimates, key=lambda e: -e.quality):
         out.estimates.append(_estimate(estimate))
     for neighbour in decision.neighbours:
         reference = neighbour.reference

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from index.generation import Generation
+from index.records import Message
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
+from service import log
 from service.answers import Answers
 from service.batcher import Batcher, Embedded
 from service.cache.semantic import refusal, verify
@@ -189,16 +191,20 @@ class Decider:
         decision.timings.total = perf_counter() - started
         self.log.add(decision)
         self.metrics.decided(decision)
+        if self.settings.log.level == "debug":
+            log.decision(decision, prompts=self.settings.log.prompts)
         return decision
 
 
 def normalise(request: Request) -> Prompt:
     """Return the canonical text of a request, its key, and what else the stages ask of it."""
     text = canonical(request.text)
-    if request.context is None and not request.history:
+    if request.context is None and not request.history and request.role == "user":
         return Prompt(text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text))
     context = request.context or Context()
-    fingerprint = context_fingerprint(context, request.history)
+    # What a tool said is not what a user says, be it the same text; no turn of the history can have such a role.
+    asked_by = () if request.role == "user" else (Message(f"last:{request.role}", ""),)
+    fingerprint = context_fingerprint(context, (*request.history, *asked_by))
     return Prompt(
         text,
         answer_key(request.scope, fingerprint, text),

@@ -10,12 +10,14 @@ class DecisionLog:
     """Decisions in memory.
 
     Args:
-        keep: how many of the latest.
+        keep: how many of the latest, at the most.
+        keep_bytes: how much text they may hold together, at the most; the latest is kept whatever its size.
     """
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
+    def __init__(self, keep: int, keep_bytes: int) -> None:
+        self._keep, self._keep_bytes = keep, keep_bytes
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._decisions)
@@ -23,8 +25,9 @@ class DecisionLog:
     def add(self, decision: Decision) -> None:
         """Remember a decision."""
         self._decisions[decision.id] = decision
-        if len(self._decisions) > self._keep:
-            self._decisions.popitem(last=False)
+        self._bytes += _size(decision)
+        while len(self._decisions) > self._keep or (self._bytes > self._keep_bytes and len(self._decisions) > 1):
+            self._bytes -= _size(self._decisions.popitem(last=False)[1])
 
     def get(self, decision_id: str) -> Decision | None:
         """Return a decision, or None where it is not known or no longer."""
@@ -34,3 +37,11 @@ class DecisionLog:
 def new_id() -> str:
     """Return an id nobody can guess: 96 bits in hex."""
     return secrets.token_hex(12)
+
+
+def _size(decision: Decision) -> int:
+    """Return about how many bytes of text a decision holds on to: a character of most scripts is at most two."""
+    characters = decision.prompt.size + len(decision.prompt.text)
+    if decision.hit is not None:
+        characters += len(decision.hit.answer.content) + len(decision.hit.answer.prompt)
+    return 2 * characters + len(decision.vector)

@@ -14,6 +14,7 @@ WaypostError (index.errors)
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -78,6 +79,8 @@ class SettingsError(WaypostError):
         self.problems = list(problems)
 
 
+_MAX_TEXT: Final = 1_000  # bytes; all trailers together may have 8,192, in which some bytes count threefold
+
 _CODES: dict[type[WaypostError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
@@ -100,12 +103,12 @@ def to_code(error: WaypostError) -> grpc.StatusCode:
 
 def to_status(error: WaypostError) -> status_pb2.Status:
     """Return an error as a google.rpc.Status with its details."""
-    status = status_pb2.Status(code=to_code(error).value[0], message=str(error))
+    status = status_pb2.Status(code=to_code(error).value[0], message=_short(str(error)))
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation
         status.details.add().Pack(
             error_details_pb2.BadRequest(
-                field_violations=[violation(field=f, description=text) for f, text in error.violations]
+                field_violations=[violation(field=f, description=_short(text)) for f, text in error.violations]
             )
         )
     elif isinstance(error, PreconditionFailed):
@@ -113,7 +116,7 @@ def to_status(error: WaypostError) -> status_pb2.Status:
             error_details_pb2.PreconditionFailure(
                 violations=[
                     error_details_pb2.PreconditionFailure.Violation(
-                        type=error.kind, subject=error.subject, description=str(error)
+                        type=error.kind, subject=error.subject, description=_short(str(error))
                     )
                 ]
             )
@@ -122,3 +125,9 @@ def to_status(error: WaypostError) -> status_pb2.Status:
         delay = Duration(nanos=min(int(error.retry_after * 1e9), 999_999_999))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def _short(text: str) -> str:
+    """Return a text cut to what fits into a call's trailers, of which it is a third, whatever it quotes."""
+    raw = text.encode()
+    return text if len(raw) <= _MAX_TEXT else raw[:_MAX_TEXT].decode(errors="ignore") + "…"

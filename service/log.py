@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from service.requests import Decision
 from service.settings import LogSettings, Settings
 
 
@@ -27,3 +28,20 @@ def configure(settings: LogSettings) -> None:
 def settings(used: Settings) -> None:
     """Say which settings are in use, secrets redacted."""
     structlog.get_logger("waypost").info("settings", **used.model_dump(mode="json"))
+
+
+def decision(made: Decision, *, prompts: bool) -> None:
+    """Write a line about one decision; the prompt only where the settings let it into the log."""
+    outcome = "plan" if made.hit is None else "exact" if made.hit.exact else "semantic"
+    step = made.plan.steps[0].model if made.plan is not None and made.plan.steps else ""
+    structlog.get_logger("waypost").debug(
+        "decision",
+        decision=made.id,
+        request=made.request.request_id,
+        scope=made.request.scope,
+        outcome=outcome,
+        model=made.hit.answer.model if made.hit is not None else step,
+        degraded=made.degraded,
+        total_s=round(made.timings.total, 6),
+        **({"prompt": made.prompt.text} if prompts else {}),
+    )

@@ -5,12 +5,14 @@ series stays bounded.
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from cachetools import LRUCache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from service.requests import STAGES, Decision
 
@@ -99,6 +101,15 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Publish a value that is read when the metrics are."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def counter(self, name: str, text: str, read: Callable[[], int]) -> None:
+        """Publish a count that is kept elsewhere, and read when the metrics are."""
+
+        class Reading(Collector):
+            def collect(self) -> Iterator[CounterMetricFamily]:
+                yield CounterMetricFamily(name, text, value=read())
+
+        self.registry.register(Reading())
 
     def scope(self, name: str) -> ScopeCounts:
         """Return the counts of a scope; of very many scopes the least recently used start anew."""

@@ -21,7 +21,7 @@ from index.text import canonical
 from index.vectors import Vectors
 from service import convert
 from service.decide import normalise
-from service.errors import InvalidRequest, NotFound, NotOffered, to_status
+from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, to_status
 from service.lookup import Ask
 from service.reports import Report, report, to_answer
 from service.requests import Decision, Outcome
@@ -122,6 +122,8 @@ async def put(message: cache_pb2.PutRequest, call: "Call") -> Message:
     request, answer, chunks = convert.to_put(message)
     call.principal.check_scope(request.scope)
     decider, settings = call.runtime.decider, call.runtime.settings.cache
+    if not settings.enabled:
+        raise PreconditionFailed("CACHE_DISABLED", "cache.enabled", "the cache is switched off: set cache.enabled")
     if len(answer.encode()) > settings.max_answer_kib * 1_024:
         raise InvalidRequest(("answer", f"larger than cache.max_answer_kib ({settings.max_answer_kib})"))
     what = Report(
@@ -328,7 +330,7 @@ def _decision(decision_id: str, call: "Call") -> Decision:
     if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
         keep = call.runtime.settings.decisions.keep
         raise NotFound(
-            f"decision {decision_id[:64]!r} is not known: the latest {keep:,} are kept (decisions.keep) until a restart"
+            f"decision {decision_id[:64]!r} is not known: the latest are kept, until a restart, up to decisions.keep ({keep:,})"
         )
     return decision
 

@@ -103,7 +103,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to decide on."""
+    """One prompt to decide on; `role` says whose turn the text is: "user" or "tool"."""
 
     scope: str
     text: str
@@ -115,6 +115,7 @@ class Request:
     attributes: Mapping[str, str] = field(default_factory=dict)
     explain: bool = False
     request_id: str = ""
+    role: str = "user"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ UNAVAILABLE and health says NOT_SERVING.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from index.encoder import Encoder, OnnxEncoder, encode_texts
-from index.errors import CatalogueError, GenerationError
+from index.errors import GenerationError, InputError
 from index.generation import (
     Generation,
     current_generation,
@@ -55,6 +55,7 @@ class Runtime:
     encoder: Encoder
     decider: Decider
     started_at: float
+    _activating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def activate(self, generation_id: str) -> tuple[str, str]:
         """Serve from another generation; return its id and that of the one before.
@@ -64,15 +65,23 @@ class Runtime:
             PreconditionFailed: it is damaged, or does not fit encoder or settings.
         """
         root = self.settings.index.path
-        folder = {path.name: path for path, _ in list_generations(root)}.get(generation_id)
-        if folder is None:
-            raise NotFound(f"no generation {generation_id[:64]!r} below the index folder: see ListGenerations")
-        try:
-            generation = await asyncio.to_thread(_load_generation, folder, self.encoder, self.settings)
-        except (GenerationError, CatalogueError) as error:
-            raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
-        previous, self.decider.generation = self.decider.generation.id, generation
-        await asyncio.to_thread(set_current, root, generation.id)
+        async with self._activating:  # one after the other: memory and disk must name the same one in the end
+            found = {path.name: (path, manifest) for path, manifest in await asyncio.to_thread(list_generations, root)}
+            if generation_id not in found:
+                raise NotFound(f"no generation {generation_id[:64]!r} below the index folder: see ListGenerations")
+            folder, manifest = found[generation_id]
+            try:
+                if isinstance(manifest, GenerationError):
+                    raise manifest
+                generation = await asyncio.to_thread(_load_generation, folder, self.encoder, self.settings)
+            except (GenerationError, InputError) as error:
+                raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
+            try:
+                await asyncio.to_thread(set_current, root, generation.id)
+            except OSError as error:
+                why = f"{root} cannot be written ({error}): the next start would use another generation again"
+                raise PreconditionFailed("INDEX_FOLDER_READ_ONLY", generation_id, why) from error
+            previous, self.decider.generation = self.decider.generation.id, generation
         _log.info("generation_activated", generation=generation.id, previous=previous)
         return generation.id, previous
 
@@ -100,7 +109,7 @@ async def load(settings: Settings) -> Runtime:
     )
     metrics = Metrics()
     answers = Answers(store, view, settings.cache.max_answers)
-    decider = Decider(settings, generation, answers, batcher, DecisionLog(settings.decisions.keep), metrics)
+    decider = Decider(settings, generation, answers, batcher, DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20), metrics)
     _publish(metrics, decider)
     _log.info(
         "loaded",
@@ -163,7 +172,7 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
     """Publish sizes and the queue."""
     batcher, view = decider.batcher, decider.answers.view
     metrics.gauge("waypost_queue_length", "Prompts waiting for an encoder.", lambda: len(batcher))
-    metrics.gauge(
+    metrics.counter(
         "waypost_queue_refused",
         "Prompts refused because the queue was full.",
         lambda: batcher.refused,

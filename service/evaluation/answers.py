@@ -32,13 +32,17 @@ class Prior:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """The router's estimates of shape (rows, models), the model it named (-1: none), and where it fell back."""
+    """The router's estimates of shape (rows, models), the model it named (-1: none), and where it fell back.
+
+    `fold` numbers the generation that answered: estimates of different ones are not on one scale.
+    """
 
     quality: Floats
     cost: Floats
     chosen: Ints
     fallback: NDArray[np.bool_]
     generations: tuple[str, ...]
+    fold: Ints
     prior: Prior | None = None
 
 
@@ -47,9 +51,10 @@ def learn_prior(rows: Rows, generation: Generation) -> Prior:
     column = [generation.catalogue.ids.index(model) for model in rows.models]
     quality = generation.scores[:, column].astype(np.float64)
     costs = generation.costs[:, column].astype(np.float64)
-    overall = np.nan_to_num(_means(quality, np.zeros(len(column))))
-    # Where the references name no costs, the category says nothing about them: the rows' own mean.
-    paid = _means(costs, rows.cost.mean(axis=0))
+    overall = np.nan_to_num(generation.mean_scores[column].astype(np.float64))
+    paid = generation.mean_costs[column].astype(np.float64)
+    # Where the references name no costs, the catalogue's prices stand for all categories alike.
+    paid = np.where(np.isnan(paid), rows.cost.mean(axis=0), paid)
     members: dict[str, list[int]] = {}
     for i, reference in enumerate(generation.references):
         members.setdefault(reference.category, []).append(i)
@@ -99,5 +104,6 @@ def join(parts: Sequence[Answered], places: Sequence[Ints]) -> Answered:
         whole([part.chosen for part in parts]).astype(np.int64),
         whole([part.fallback for part in parts]).astype(np.bool_),
         tuple(dict.fromkeys(name for part in parts for name in part.generations)),
+        np.repeat(np.arange(len(parts)), [len(part.chosen) for part in parts])[order],
         prior,
     )

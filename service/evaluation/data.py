@@ -1,6 +1,6 @@
 """The labelled prompts as arrays, and how they are divided into references and held-out rows.
 
-A prompt that occurs twice is always on one side: what is known must not be asked. Called by `service.evaluation.run`.
+A prompt that occurs twice is always on one side: what is known must not be asked. Called by `evaluate`.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ class Rows:
         here = np.flatnonzero(wanted[self.at])
         return replace(
             self,
-            references=[self.references[i] for i in here],
+            references=[self.references[i] for i in here.tolist()],
             at=self.at[here],
             quality=self.quality[here],
             cost=self.cost[here],
@@ -117,7 +117,7 @@ def _costs(references: Sequence[Reference], models: Sequence[Model], output_toke
 def folds(references: Sequence[Reference], count: int, seed: int) -> Iterator[NDArray[np.bool_]]:
     """Yield, for every fold, which rows are held out: every row in exactly one.
 
-    Categories and labels are dealt out evenly; rows of one canonical prompt go together.
+    Categories, or else labels, are dealt out evenly; rows of one canonical prompt go together.
 
     Args:
         references: all rows.
@@ -138,7 +138,7 @@ def folds(references: Sequence[Reference], count: int, seed: int) -> Iterator[ND
 
 
 def sample(references: Sequence[Reference], count: int, seed: int) -> NDArray[np.bool_]:
-    """Return which rows are held out when about `count` rows, evenly over categories and labels, are references.
+    """Return which rows are held out when about `count` rows, evenly over categories, or else labels, are references.
 
     Args:
         references: all rows.
@@ -151,12 +151,11 @@ def sample(references: Sequence[Reference], count: int, seed: int) -> NDArray[np
     groups = _groups(references, seed)
     if not 0 < count < len(references) or len(groups) < LEAST_ROWS:
         raise InputError(f"{count} labels: from 1 to {len(references) - 1}, one less than there are rows, are possible")
-    # Systematic sampling: every n-th row of the sorted groups, from a random start.
-    step = len(references) / count
-    picks = np.random.default_rng(seed).random() * step + step * np.arange(count)
-    ends = np.cumsum([len(group) for group in groups])
+    # Systematic sampling: every n-th of the sorted groups, from a random start.
+    wanted = max(1, round(count * len(groups) / len(references)))
+    picks = (np.random.default_rng(seed).random() + np.arange(wanted)) * len(groups) / wanted
     held_out = np.ones(len(references), np.bool_)
-    for i in np.unique(np.searchsorted(ends, picks, side="right")).tolist():
+    for i in picks.astype(np.int64).tolist():
         held_out[groups[i]] = False
     if not held_out.any():
         raise InputError(f"{count} labels: nothing would be left to ask")
@@ -164,7 +163,7 @@ def sample(references: Sequence[Reference], count: int, seed: int) -> NDArray[np
 
 
 def _groups(references: Sequence[Reference], seed: int) -> list[list[int]]:
-    """Return rows by canonical prompt, those of one category and label next to each other, else shuffled."""
+    """Return rows by canonical prompt, those of one stratum next to each other, else shuffled."""
     by_text: dict[str, list[int]] = defaultdict(list)
     for row, reference in enumerate(references):
         by_text[canonical(reference.prompt)].append(row)
@@ -173,8 +172,13 @@ def _groups(references: Sequence[Reference], seed: int) -> list[list[int]]:
     return sorted(groups, key=lambda rows: _stratum(references[rows[0]]))
 
 
-def _stratum(reference: Reference) -> tuple[str, str]:
-    if reference.best_model:
-        return reference.category, reference.best_model
+def _stratum(reference: Reference) -> str:
+    """Return what rows are dealt out evenly by: the category, or without one the models that are best.
+
+    Never both: if every category's share of labels were the same on both sides, the references would know what is
+    asked better than a sample can (on MMLU it lifts the category prior's APGR from .64 to .70).
+    """
+    if reference.category or reference.best_model:
+        return reference.category or reference.best_model
     top = max(reference.scores.values())
-    return reference.category, " ".join(sorted(m for m, score in reference.scores.items() if score == top))
+    return " ".join(sorted(model for model, score in reference.scores.items() if score == top))

@@ -47,7 +47,9 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
             fallback[row] = plan.reason in FALLBACKS or not result.neighbours
-    return Answered(quality, cost, chosen, fallback, (generation.id,), learn_prior(rows, generation))
+    return Answered(
+        quality, cost, chosen, fallback, (generation.id,), np.zeros(len(rows), np.int64), learn_prior(rows, generation)
+    )
 
 
 def texts(references: Sequence[Reference]) -> list[str]:
@@ -66,7 +68,7 @@ def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Pro
     )
 
 
-def _plan(  # noqa: PLR0913 - what the choose stage asks
+def _plan(
     generation: Generation, result: Vote, request: Request, prompt: Prompt, routing: RoutingSettings, fallback: str
 ) -> Plan:
     return choose(

@@ -4,7 +4,7 @@ A policy never sees the outcome of the row it decides on, except the oracle and 
 what could be reached. Called by `service.evaluation.figures`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from service.evaluation.answers import Answered
 from service.evaluation.data import Rows
 from service.evaluation.metrics import Floats, Ints, utility_choices
-from service.requests import Request
 
 PRICES: Final = 161
 _SHARES: Final = np.linspace(0.0, 1.0, 101)
@@ -63,11 +62,12 @@ class Policy:
 def frame(rows: Rows) -> Frame:
     """Return what stands out among the models of held-out rows."""
     quality, cost = rows.quality.mean(axis=0), rows.cost.mean(axis=0)
-    order = np.argsort(cost, kind="stable")
+    useful = np.flatnonzero(known(rows))
+    order = useful[np.argsort(cost[useful], kind="stable")]
     best = int(np.lexsort((cost, -quality))[0])
     two = len(rows.models) == 2  # noqa: PLR2004 - RouteLLM's figures are about two
     gaps = np.diff(cost[order])
-    spread = cost.max() - cost.min()
+    spread = cost[order[-1]] - cost[order[0]]
     prices = np.array([np.inf])
     if spread > 0:
         # From far below the smallest difference in cost, where the cheapest wins, to where only quality counts.
@@ -76,23 +76,30 @@ def frame(rows: Rows) -> Frame:
     return Frame(int(order[0]), int(order[-1]), best, prices, best if two else -1, 1 - best if two else -1)
 
 
+def known(rows: Rows) -> NDArray[np.bool_]:
+    """Return which models the rows speak of: of a catalogue's, labels may name only some."""
+    return np.asarray(rows.quality.any(axis=0)) if rows.kind == "labels" else np.ones(len(rows.models), np.bool_)
+
+
 def policies(rows: Rows, answered: Answered, shared: Frame) -> list[Policy]:
     """Return the router and all it is compared with, in the order they are shown."""
     quality, cost = rows.quality, rows.cost
-    points = np.arange(len(rows.models))
-    random = Policy(RANDOM, np.full(quality.shape, 1 / len(points)), _mix(rows, shared), np.zeros(len(rows)))
+    even = np.tile(known(rows) / known(rows).sum(), (len(rows), 1))
+    mix = _mix(rows, shared) if rows.kind == "scores" else None
+    router = _estimating(ROUTER, rows, answered.quality, answered.cost, shared, answered.chosen)
     found = [
-        _estimating(ROUTER, rows, answered.quality, answered.cost, shared, answered.chosen),
-        random,
+        _ranked(router, answered.fold),
+        Policy(RANDOM, even, mix, np.zeros(len(rows))),
         Policy(CHEAPEST, _always(rows, shared.cheapest)),
         Policy(BEST, _always(rows, shared.best)),
     ]
     if answered.prior is not None and rows.kind == "labels":
-        found.append(Policy(MAJORITY, _one_hot(answered.prior.majority, len(points))))
+        found.append(Policy(MAJORITY, _one_hot(answered.prior.majority, len(rows.models))))
     if rows.kind == "scores":
         found += [Policy(ZERO, sweep=(quality, cost)), _by_length(rows, shared)]
     if answered.prior is not None and answered.prior.categories > 1:
-        found.append(_estimating(CATEGORY, rows, answered.prior.quality, answered.prior.cost, shared))
+        category = _estimating(CATEGORY, rows, answered.prior.quality, answered.prior.cost, shared)
+        found.append(_ranked(category, answered.fold))
     found.append(_estimating(ORACLE, rows, quality, cost, shared))
     return found
 
@@ -113,9 +120,25 @@ def _estimating(
     return Policy(name, _one_hot(chosen, len(rows.models)), _reached(rows, picked), gain, quality)
 
 
+def _ranked(policy: Policy, fold: Ints) -> Policy:
+    """Return a policy that ranks rows within the fold they belong to, from 0 to 1; equals share the middle rank.
+
+    A fold whose held-out rows gain much leaves references that gain little: ranked together, its rows would come
+    last just because of that (Forman & Scholz 2010, on pooling scores over folds).
+    """
+    if policy.gain is None:
+        return policy
+    ranks = np.empty(len(fold))
+    for one in np.unique(fold):
+        here = np.flatnonzero(fold == one)
+        _, place, count = np.unique(policy.gain[here], return_inverse=True, return_counts=True)
+        ranks[here] = (np.cumsum(count) - count / 2)[place] / len(here)
+    return replace(policy, gain=ranks)
+
+
 def _by_length(rows: Rows, shared: Frame) -> Policy:
     """Return the untrained policy: the longest prompts to the best model, the rest to the cheapest."""
-    size = np.array([len(Request("", r.prompt).text) for r in rows.references], np.float64)
+    size = np.array([len(r.prompt) for r in rows.references], np.float64)
     rank = np.empty(len(rows))
     rank[np.argsort(-size, kind="stable")] = (np.arange(len(rows)) + 0.5) / len(rows)
     picked = np.where(rank[:, None] < _SHARES, shared.best, shared.cheapest)
@@ -139,4 +162,4 @@ def _always(rows: Rows, model: int) -> Floats:
 
 def _one_hot(chosen: NDArray[np.int64], models: int) -> Floats:
     """Return choices as probabilities; -1, no plan, is no model at all."""
-    return (chosen[:, None] == np.arange(models)).astype(np.float64)
+    return np.asarray(chosen[:, None] == np.arange(models), np.float64)

@@ -29,6 +29,7 @@ _CALLS_AT_ONCE: Final = 4
 _ATTEMPTS: Final = 6
 _SECONDS: Final = 120.0
 _OPTIONS: Final = (("grpc.max_receive_message_length", -1),)
+_REFUSED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _FALLBACKS: Final = frozenset(reason.value for reason in FALLBACKS)
 
@@ -62,7 +63,7 @@ class Service:
         remedy = ""
         if code is grpc.StatusCode.UNAVAILABLE:
             remedy = "; is the service running there? start it with `waypost serve`"
-        elif code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        elif code in _REFUSED:
             remedy = "; give a token that may do this (WAYPOST_TOKEN)"
         return CallError(f"{self.address}: {code.name}: {error.details()}{remedy}")
 
@@ -75,8 +76,9 @@ def catalogue(service: Service) -> Catalogue:
                 admin_pb2.GetInfoRequest(), timeout=10.0, metadata=service.metadata
             )
         except grpc.RpcError as error:
-            failure = service.failure(error)
-            raise CallError(f"{failure}\n(or name the catalogue with --models)") from error
+            refused = error.code() in _REFUSED
+            remedy = ", or name the catalogue with --models or --index" if refused else ""
+            raise CallError(f"{service.failure(error)}{remedy}") from error
     return Catalogue(tuple(_model(model) for model in info.models))
 
 
@@ -126,7 +128,8 @@ def _answered(rows: Rows, responses: Sequence[router_pb2.DecideResponse], servic
     if np.isnan(quality).any():
         missing = [m for m, i in place.items() if np.isnan(quality[:, i]).any()]
         raise CallError(f"{service.address}: expects nothing of {', '.join(missing)}: its catalogue is another one")
-    return Answered(quality, cost, chosen, fallback, tuple(dict.fromkeys(r.generation for r in responses)))
+    generations = tuple(dict.fromkeys(response.generation for response in responses))
+    return Answered(quality, cost, chosen, fallback, generations, np.zeros(len(rows), np.int64))
 
 
 def _ask(

@@ -117,6 +117,8 @@ def _costs(
 
 def _labels(reference: Reference, models: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return scores and costs of a live reference in the order of the models, NaN where unknown."""
-    known = reference.scores or {m: float(m == reference.best_model) for m in models}
+    # A best model that this catalogue does not have says nothing of those it has.
+    labelled = models if reference.best_model in models else ()
+    known = reference.scores or {m: float(m == reference.best_model) for m in labelled}
     scores = np.array([known.get(m, np.nan) for m in models], np.float32)
     return scores, np.array([reference.costs.get(m, np.nan) for m in models], np.float32)

@@ -1,7 +1,10 @@
 """The encoders: the committed artefact as it runs in production, and the in-memory one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,3 +168,11 @@ def test_a_description_that_was_edited_is_refused(tmp_path: Path, change: dict[s
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"encoder\.json.*export"):
         OnnxEncoder.load(tmp_path)
+
+
+def test_loading_the_encoder_leaves_no_telemetry_behind(tmp_path: Path) -> None:
+    # onnxruntime makes a device id and an upload queue in the home folder as soon as it is imported, unless told not to.
+    program = f"from pathlib import Path; from index.encoder import OnnxEncoder; OnnxEncoder.load(Path({str(FOLDER)!r}))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", program], check=True, env={**environment, "HOME": str(tmp_path)}, cwd=FOLDER.parents[1])
+    assert not list(tmp_path.rglob("*"))

@@ -1,0 +1,17 @@
+"""Measuring routing on labelled prompts that the router does not know, against baselines.
+
+    evaluate.py  one evaluation: an index, a running service, or cross-validation
+    data.py      labelled prompts as arrays, and their division into folds
+    local.py     asks a generation in this process      remote.py   asks a running service
+    policies.py  the router and its baselines           metrics.py  the figures, as their papers define them
+    figures.py   every policy measured, with intervals  report.py, plots.py  what is shown
+
+Called by `waypost evaluate`. Decides nothing and changes nothing.
+"""
+
+from service.evaluation.evaluate import Evaluation, run
+from service.evaluation.plots import require as require_plots
+from service.evaluation.remote import Service
+from service.evaluation.report import Report, to_text, write
+
+__all__ = ["Evaluation", "Report", "Service", "require_plots", "run", "to_text", "write"]

@@ -1,0 +1,158 @@
+"""A service in this process: hashed words for an encoder, a store in memory, no socket."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from google.protobuf.message import Message
+from waypost.v1 import cache_pb2, references_pb2, router_pb2, types_pb2
+
+from index.build import build_index
+from index.catalogue import Catalogue, parse_catalogue
+from index.encoder import Encoder, HashEncoder
+from index.generation import current_generation, load_generation
+from index.records import Reference
+from index.store import MemoryStore, Store
+from index.view import View
+from service import operations
+from service.answers import Answers
+from service.auth import ANYONE, Principal
+from service.batcher import Batcher
+from service.decide import Decider
+from service.decisions import DecisionLog
+from service.lookup import search
+from service.metrics import Metrics
+from service.runtime import Runtime
+from service.server import Call
+from service.settings import load_settings
+
+MODELS = """
+fallback = "medium"
+[[models]]
+id = "small-1"
+aliases = ["small"]
+input_usd_per_mtok = 0.1
+output_usd_per_mtok = 0.5
+context_window = 8000
+latency_ms = 200
+tokens_per_s = 200
+capabilities = ["json"]
+[[models]]
+id = "medium-1"
+aliases = ["medium"]
+input_usd_per_mtok = 1
+output_usd_per_mtok = 5
+context_window = 100000
+latency_ms = 400
+tokens_per_s = 100
+capabilities = ["json", "tools"]
+[[models]]
+id = "large-1"
+aliases = ["large"]
+input_usd_per_mtok = 4
+output_usd_per_mtok = 20
+context_window = 200000
+latency_ms = 800
+tokens_per_s = 50
+capabilities = ["json", "tools", "vision"]
+"""
+REFERENCES = [
+    Reference("r1", "add two small numbers", "small-1", category="maths"),
+    Reference("r2", "prove the hard theorem", "large-1", category="maths"),
+    Reference("r3", "write a short poem", "medium-1", category="writing"),
+    Reference(
+        "r4",
+        "summarise this long report",
+        scores={"small-1": 0.5, "medium-1": 0.9, "large-1": 0.95},
+        costs={"small-1": 0.001, "medium-1": 0.01, "large-1": 0.1},
+    ),
+]
+
+
+def catalogue(text: str = MODELS) -> Catalogue:
+    return parse_catalogue(text, "models.toml")
+
+
+def build(root: Path, references: Sequence[Reference] = REFERENCES, models: str = MODELS) -> str:
+    """Build an index with hashed words and return the generation's id."""
+    return build_index(references, catalogue(models), HashEncoder(), root).generation
+
+
+@dataclass
+class Service:
+    """A loaded service, called as its edge calls it."""
+
+    runtime: Runtime
+    principal: Principal = ANYONE
+    deadline: float | None = None
+
+    async def call(self, name: str, message: Message) -> Any:
+        started = perf_counter()
+        deadline = None if self.deadline is None else started + self.deadline
+        service, method = name.split(".")
+        return await operations.of(service, method)(message, Call(self.runtime, self.principal, started, deadline))
+
+    async def decide(self, prompt: str = "", scope: str = "", **fields: Any) -> router_pb2.DecideResponse:
+        found: router_pb2.DecideResponse = await self.call(
+            "Router.Decide", router_pb2.DecideRequest(prompt=prompt, scope=scope, **fields)
+        )
+        return found
+
+    async def put(self, prompt: str, answer: str, scope: str = "", **fields: Any) -> cache_pb2.PutResponse:
+        found: cache_pb2.PutResponse = await self.call(
+            "Cache.Put", cache_pb2.PutRequest(prompt=prompt, answer=answer, scope=scope, **fields)
+        )
+        return found
+
+    async def invalidate(self, scope: str = "", **fields: Any) -> cache_pb2.InvalidateResponse:
+        found: cache_pb2.InvalidateResponse = await self.call(
+            "Cache.Invalidate", cache_pb2.InvalidateRequest(scope=scope, **fields)
+        )
+        return found
+
+    async def report(self, decision: router_pb2.DecideResponse, **fields: Any) -> router_pb2.ReportResponse:
+        given: dict[str, Any] = {
+            "decision_id": decision.decision_id,
+            "fill_token": decision.plan.fill_token,
+            "model": "small",
+            "outcome": types_pb2.OUTCOME_OK,
+            "answer": "an answer",
+        }
+        found: router_pb2.ReportResponse = await self.call("Router.Report", router_pb2.ReportRequest(**given | fields))
+        return found
+
+    async def upsert(self, *references: references_pb2.Reference, scope: str = "") -> references_pb2.UpsertResponse:
+        found: references_pb2.UpsertResponse = await self.call(
+            "References.Upsert", references_pb2.UpsertRequest(scope=scope, references=references)
+        )
+        return found
+
+
+@asynccontextmanager
+async def running(
+    root: Path, *, encoder: Encoder | None = None, store: Store | None = None, **tables: Any
+) -> AsyncIterator[Service]:
+    """Run a service over the index in `root`, which is built if it is not there."""
+    if not (root / "CURRENT").exists():
+        build(root)
+    settings = load_settings(None, {"index": {"path": root}, **tables})
+    encoder, store = encoder or HashEncoder(), store or MemoryStore()
+    view = View(encoder.digest, encoder.dimensions)
+    view.load(store)
+    queue = settings.encoder
+    batcher = Batcher(
+        encoder, search, workers=queue.workers, batch_tokens=queue.batch_tokens, max_queue=queue.max_queue
+    )
+    generation = load_generation(current_generation(root), encoder.digest)
+    answers = Answers(store, view, settings.cache.max_answers)
+    log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
+    decider = Decider(settings, generation, answers, batcher, log, Metrics())
+    runtime = Runtime(settings, encoder, decider, time.time())
+    try:
+        yield Service(runtime)
+    finally:
+        await runtime.close()

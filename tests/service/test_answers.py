@@ -1,0 +1,307 @@
+"""Writing while serving: durable before it is acknowledged, gone before its removal is acknowledged."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from waypost.v1 import types_pb2
+
+from index.errors import StoreDamagedError, StoreError, StoreFullError
+from index.records import Answer
+from index.store import Kind, MemoryStore, Record, RecordKey
+from index.text import EMPTY_CONTEXT, answer_key
+from index.view import View
+from service.answers import Answers
+from tests.e2e.history import History
+from tests.service.kit import Service, running
+
+VECTOR = b"\0\0\x80?" + bytes(28)
+
+
+class SlowStore(MemoryStore):
+    """Takes its time now and then, waits where it is told to, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+        self.writes: list[tuple[int, int]] = []
+        self.failures: list[Exception] = []
+        self.refuses = ""
+        self._chance = random.Random(0)
+
+    def write(self, puts: Sequence[Record], deletes: Sequence[RecordKey] = ()) -> int:
+        if puts or deletes:
+            self.begun.set()
+            self.gate.wait(10)
+            time.sleep(self._chance.choice([0, 0, 0.0005, 0.002]))
+            self.writes.append((len(puts), len(deletes)))
+            if self.failures:
+                raise self.failures.pop(0)
+            if any(isinstance(put, Answer) and put.id == self.refuses for put in puts):
+                raise StoreError("this one cannot be stored")
+        return super().write(puts, deletes)
+
+
+def answer(
+    name: str, content: str = "", *, scope: str = "a", stored_at: float = 1.0, expires_at: float = 0.0
+) -> Answer:
+    key = answer_key(scope, EMPTY_CONTEXT, name)
+    return Answer(name, scope, key, EMPTY_CONTEXT, name, content, "m", "e", VECTOR, stored_at, expires_at)
+
+
+def key(name: str, scope: str = "a") -> RecordKey:
+    return RecordKey(Kind.ANSWER, scope, name)
+
+
+@asynccontextmanager
+async def opened(store: MemoryStore, max_answers: int = 1_000) -> AsyncIterator[Answers]:
+    view = View("e", 8)
+    view.load(store)
+    answers = Answers(store, view, max_answers)
+    try:
+        yield answers
+    finally:
+        await answers.close()
+
+
+async def until_begun(store: SlowStore) -> None:
+    await asyncio.to_thread(store.begun.wait, 10)
+    store.begun.clear()
+
+
+async def test_nothing_is_visible_before_it_is_stored_and_all_is_when_it_is_acknowledged() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        store.gate.clear()
+        put = asyncio.ensure_future(answers.put(answer("x", "content")))
+        await until_begun(store)
+        assert answers.view.by_id("a", "x") is None
+        store.gate.set()
+        assert await put is False
+        entry = answers.view.by_id("a", "x")
+        assert entry is not None
+        found = answers.fetch(entry)
+        assert found is not None
+        assert found.content == "content"
+
+
+async def test_what_was_asked_for_during_a_write_goes_into_the_next_one_together() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        store.gate.clear()
+        first = asyncio.ensure_future(answers.put(answer("first")))
+        await until_begun(store)
+        others = [asyncio.ensure_future(answers.put(answer(f"x{i}"))) for i in range(50)]
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(first, *others)
+        assert store.writes == [(1, 0), (50, 0)]
+
+
+async def test_a_caller_that_goes_away_takes_nothing_back() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        store.gate.clear()
+        put = asyncio.ensure_future(answers.put(answer("x")))
+        await until_begun(store)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        store.gate.set()
+        await answers.put(answer("y"))
+        assert answers.view.by_id("a", "x") is not None
+
+
+@pytest.mark.parametrize(
+    "error", [StoreFullError("full"), StoreDamagedError("damaged"), StoreError("no"), OSError("no")]
+)
+async def test_a_failed_write_is_told_changes_nothing_and_the_next_one_works(error: Exception) -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        await answers.put(answer("x", "old"))
+        store.failures = [error]
+        with pytest.raises(type(error)):
+            await answers.put(answer("x", "new"))
+        entry = answers.view.by_id("a", "x")
+        assert entry is not None
+        assert (answers.fetch(entry) or entry).content == "old"  # type: ignore[union-attr]
+        await answers.put(answer("x", "new"))
+        await answers.remove([key("x")])
+        assert answers.view.by_id("a", "x") is None
+
+
+async def test_one_record_that_cannot_be_stored_fails_alone() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        store.gate.clear()
+        first = asyncio.ensure_future(answers.put(answer("first")))
+        await until_begun(store)
+        store.refuses = "x3"
+        puts = [asyncio.ensure_future(answers.put(answer(f"x{i}"))) for i in range(6)]
+        await asyncio.sleep(0)
+        store.gate.set()
+        done = await asyncio.gather(first, *puts, return_exceptions=True)
+        assert [isinstance(one, StoreError) for one in done] == [False] * 4 + [True] + [False] * 2
+        assert answers.view.count("a")[0] == 6
+
+
+async def test_the_order_of_one_record_s_changes_is_kept_within_a_write() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        store.gate.clear()
+        first = asyncio.ensure_future(answers.put(answer("first")))
+        await until_begun(store)
+        steps = [
+            answers.put(answer("x", "1")),
+            answers.remove([key("x")]),
+            answers.put(answer("y", "1")),
+            answers.put(answer("y", "2")),
+            answers.remove([key("z")]),
+            answers.put(answer("z", "1")),
+        ]
+        tasks = [asyncio.ensure_future(step) for step in steps]
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(first, *tasks)
+        found = store.get(Kind.ANSWER, "a", ["x", "y", "z"])
+        assert {name: record.content for name, record in found.items() if isinstance(record, Answer)} == {
+            "y": "2",
+            "z": "1",
+        }
+        assert {entry.id for entry in answers.view.entries("a")} == {"first", "y", "z"}
+
+
+async def test_expired_answers_are_swept_and_only_these() -> None:
+    store = SlowStore()
+    store.write([answer("old", expires_at=2.0), answer("young", expires_at=time.time() + 3600), answer("for ever")])
+    async with opened(store) as answers:
+        await answers.sweep()
+        assert {entry.id for entry in answers.view.entries("a")} == {"young", "for ever"}
+        assert set(store.get(Kind.ANSWER, "a", ["old", "young", "for ever"])) == {"young", "for ever"}
+        await answers.sweep()
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one write", "in two"])
+async def test_an_answer_that_is_renewed_while_its_old_self_is_swept_stays(together: bool) -> None:  # noqa: FBT001
+    store = SlowStore()
+    store.write([answer("x", expires_at=2.0)])
+    async with opened(store) as answers:
+        store.gate.clear()
+        store.begun.clear()
+        first = asyncio.ensure_future(answers.put(answer("first" if together else "x", "new")))
+        await until_begun(store)
+        tasks = [first]
+        if together:
+            tasks.append(asyncio.ensure_future(answers.put(answer("x", "new"))))
+            await asyncio.sleep(0)
+        sweep = asyncio.ensure_future(answers.sweep())
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(*tasks, sweep)
+        assert answers.view.by_id("a", "x") is not None, "an acknowledged answer is gone"
+        assert store.get(Kind.ANSWER, "a", ["x"])
+
+
+async def test_what_leaves_room_makes_nobody_go() -> None:
+    store = SlowStore()
+    async with opened(store, 3) as answers:
+        for name in "abc":
+            await answers.put(answer(name))
+        store.gate.clear()
+        store.begun.clear()
+        first = asyncio.ensure_future(answers.put(answer("elsewhere", scope="b")))
+        await until_begun(store)
+        tasks = [asyncio.ensure_future(answers.remove([key("c")])), asyncio.ensure_future(answers.put(answer("d")))]
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(first, *tasks)
+        assert {entry.id for entry in answers.view.entries("a")} == {"a", "b", "d"}
+
+
+async def test_closing_finishes_what_was_begun() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        puts = [asyncio.ensure_future(answers.put(answer(f"x{i}"))) for i in range(20)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*puts)
+
+
+# ---- many callers at once --------------------------------------------------------------------------------------
+
+KEYS = [f"alpha{i} beta{i} gamma{i}" for i in range(6)]
+
+
+async def churn(service: Service, history: History, seed: int, steps: int) -> None:
+    """Put, look up and remove answers at random."""
+    chance = random.Random(seed)
+    for step in range(steps):
+        name = chance.choice(KEYS)
+        start = history.now()
+        action = chance.random()
+        if action < 0.3:
+            version = f"{seed}.{step}"
+            await service.put(name, version, "s", source_tags=[name], model=name)
+            history.put(name, version, start)
+        elif action < 0.9:
+            text = name if chance.random() < 0.5 else " ".join(chance.sample(name.split(), 3))
+            decision = await service.decide(text, "s")
+            history.looked_up(name, decision.answer.content, start)
+        else:
+            condition, meant = chance.choice(
+                [
+                    ({"all": True}, KEYS),
+                    ({"source_tags": [name]}, [name]),
+                    ({"model": name}, [name]),
+                    ({"radius": {"prompt": name, "min_similarity": 0.99}}, [name]),
+                    ({"older_than": Duration(nanos=1)}, KEYS),
+                    ({"all": True, "dry_run": True}, []),
+                ]
+            )
+            await service.invalidate("s", **condition)  # type: ignore[arg-type]
+            history.removed(meant, start)
+
+
+async def test_what_was_removed_or_replaced_is_never_served_again_whoever_else_writes(tmp_path: Path) -> None:
+    history = History()
+    async with running(tmp_path, store=SlowStore()) as service:
+        await asyncio.gather(*(churn(service, history, seed, 120) for seed in range(16)))
+    hits, misses = history.check()
+    assert hits > 200
+    assert misses > 50
+
+
+async def test_the_history_check_sees_a_stale_answer_and_a_lost_one() -> None:
+    stale = History()
+    stale.put("k", "1", stale.now())
+    stale.removed(["k"], stale.now())
+    stale.looked_up("k", "1", stale.now())
+    with pytest.raises(AssertionError, match="after its removal"):
+        stale.check()
+    lost = History()
+    lost.put("k", "1", lost.now())
+    lost.looked_up("k", "", lost.now())
+    with pytest.raises(AssertionError, match="acknowledged and not found"):
+        lost.check()
+    replaced = History()
+    replaced.put("k", "1", replaced.now())
+    replaced.put("k", "2", replaced.now())
+    replaced.looked_up("k", "1", replaced.now())
+    with pytest.raises(AssertionError, match="after another"):
+        replaced.check()
+
+
+async def test_a_fill_never_brings_back_what_a_wrong_report_removed(tmp_path: Path) -> None:
+    async with running(tmp_path, store=SlowStore()) as service:
+        decision = await service.decide("a question")
+        await service.report(decision, answer="wrong")
+        hit = await service.decide("a question")
+        await service.report(hit, answer_wrong=True, model="", outcome=types_pb2.OUTCOME_UNSPECIFIED, answer="")
+        assert (await service.decide("a question")).WhichOneof("outcome") == "plan"
