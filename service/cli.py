@@ -52,6 +52,9 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
 
 
 @app.command()
@@ -195,10 +198,16 @@ def export_encoder(
     precision: Annotated[Precision, typer.Option(help="How weights are stored.")] = Precision.INT8,
     source: Annotated[str, typer.Option(help="The model's name in encoder.json, where MODEL is a folder.")] = "",
 ) -> None:
-    """Export an encoder to ONNX, quantise it, and verify it against the original. Needs `make export-encoder`'s set-up, or the extra "export"."""
+    """Export an encoder to ONNX, quantise it and verify it against the original.
+
+    Needs what `make export-encoder` sets up: the extra "export".
+    """
     from index.export import export
 
-    report = export(model, output, precision=precision.value, source=source or None, progress=lambda line: typer.echo(line, err=True))
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    report = export(model, output, precision=precision.value, source=source or None, progress=say)
     typer.echo(str(report))
 
 

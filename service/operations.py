@@ -6,8 +6,9 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
@@ -19,16 +20,15 @@ from index.records import LiveReference, Reference
 from index.store import Kind, RecordKey
 from index.text import canonical
 from index.vectors import Vectors
-from service import convert
+from service.auth import Principal
+from service.convert import fields, incoming, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, to_status
 from service.lookup import Ask
 from service.reports import Report, report, to_answer
 from service.requests import Decision, Outcome
+from service.runtime import Runtime
 from service.settings import to_toml
-
-if TYPE_CHECKING:
-    from service.server import Call
 
 _NO_SEARCH = Ask(None, None, None, 0)
 # One batch may not take all of the queue from everyone else.
@@ -37,7 +37,17 @@ _LISTED = 1_000
 _WHOLE = "waypost.v1."
 
 
-def of(service: str, method: str) -> Callable[[Any, "Call"], Awaitable[Message]]:
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as its operation sees it. Times of `perf_counter`; no deadline is None."""
+
+    runtime: Runtime
+    principal: Principal
+    started: float
+    deadline: float | None
+
+
+def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
     """Return the operation of an RPC."""
     return _OPERATIONS[f"{service.removeprefix(_WHOLE)}.{method}"]
 
@@ -45,15 +55,15 @@ def of(service: str, method: str) -> Callable[[Any, "Call"], Awaitable[Message]]
 # ---- Router -------------------------------------------------------------------------------------------------
 
 
-async def decide(message: router_pb2.DecideRequest, call: "Call") -> Message:
+async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
     """Router.Decide."""
-    request = convert.to_request(message, _catalogue(call))
+    request = incoming.to_request(message, _catalogue(call))
     call.principal.check_scope(request.scope)
     decision = await call.runtime.decider.decide(request, call.started, call.deadline)
-    return convert.from_decision(decision, explain=request.explain)
+    return outgoing.from_decision(decision, explain=request.explain)
 
 
-async def decide_batch(message: router_pb2.DecideBatchRequest, call: "Call") -> Message:
+async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
     """Router.DecideBatch."""
     gate = asyncio.Semaphore(_BATCH_AT_ONCE)
 
@@ -67,21 +77,21 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: "Call") -> 
                     failure=router_pb2.Failure(code=status.code, message=status.message)
                 )
 
-    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, convert.to_batch(message))))
+    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, incoming.to_batch(message))))
 
 
-async def review(message: router_pb2.ReviewRequest, call: "Call") -> Message:
+async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:
     """Router.Review."""
     del message, call
     raise NotOffered("Review is not offered by this version: judge answers in the caller")
 
 
-async def report_(message: router_pb2.ReportRequest, call: "Call") -> Message:
+async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
     """Router.Report."""
     runtime = call.runtime
     decision = _decision(message.decision_id, call)
-    model = convert.check_report(message, _catalogue(call), was_hit=decision.hit is not None)
-    answer, chunks = convert.to_answer_text(message.answer, message.chunks)
+    model = incoming.check_report(message, _catalogue(call), was_hit=decision.hit is not None)
+    answer, chunks = incoming.to_answer_text(message.answer, message.chunks)
     what = Report(
         model=model,
         outcome=Outcome(message.outcome) if message.outcome else None,
@@ -89,8 +99,8 @@ async def report_(message: router_pb2.ReportRequest, call: "Call") -> Message:
         chunks=chunks,
         finish_reason=message.finish_reason,
         content_type=message.content_type,
-        source_tags=convert.to_tags(message.source_tags),
-        ttl=convert.to_ttl(message),
+        source_tags=incoming.to_tags(message.source_tags),
+        ttl=incoming.to_ttl(message),
         answer_wrong=message.answer_wrong,
     )
     done = await report(
@@ -117,9 +127,9 @@ async def report_(message: router_pb2.ReportRequest, call: "Call") -> Message:
 # ---- Cache --------------------------------------------------------------------------------------------------
 
 
-async def put(message: cache_pb2.PutRequest, call: "Call") -> Message:
+async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     """Cache.Put."""
-    request, answer, chunks = convert.to_put(message)
+    request, answer, chunks = incoming.to_put(message)
     call.principal.check_scope(request.scope)
     decider, settings = call.runtime.decider, call.runtime.settings.cache
     if not settings.enabled:
@@ -133,8 +143,8 @@ async def put(message: cache_pb2.PutRequest, call: "Call") -> Message:
         chunks,
         "stop",
         message.content_type,
-        convert.to_tags(message.source_tags),
-        convert.to_ttl(message),
+        incoming.to_tags(message.source_tags),
+        incoming.to_ttl(message),
         answer_wrong=False,
     )
     prompt = normalise(request)
@@ -144,11 +154,11 @@ async def put(message: cache_pb2.PutRequest, call: "Call") -> Message:
     return cache_pb2.PutResponse(entry_id=stored.id, replaced=await decider.answers.put(stored))
 
 
-async def invalidate(message: cache_pb2.InvalidateRequest, call: "Call") -> Message:
+async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Message:
     """Cache.Invalidate."""
-    scope = convert.scope_of(message.scope)
+    scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    wanted = convert.to_invalidation(message, time.time())
+    wanted = incoming.to_invalidation(message, time.time())
     answers = call.runtime.decider.answers
     near = None
     if wanted.radius is not None:
@@ -160,25 +170,25 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: "Call") -> Mess
     return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=found[:_LISTED])
 
 
-async def list_answers(message: cache_pb2.ListAnswersRequest, call: "Call") -> Message:
+async def list_answers(message: cache_pb2.ListAnswersRequest, call: Call) -> Message:
     """Cache.ListAnswers."""
-    scope = convert.scope_of(message.scope)
+    scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    after, limit = convert.to_page(message)
+    after, limit = incoming.to_page(message)
     changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.ANSWER, scope, after, limit + 1)
-    rows = ((c.seq, convert.from_answer(c.record)) for c in changes)  # type: ignore[arg-type]
-    page, token = convert.page_of(rows, limit)
+    rows = ((c.seq, outgoing.from_answer(c.record)) for c in changes)  # type: ignore[arg-type]
+    page, token = outgoing.page_of(rows, limit)
     return cache_pb2.ListAnswersResponse(answers=page, next_page_token=token)
 
 
 # ---- References ---------------------------------------------------------------------------------------------
 
 
-async def upsert(message: references_pb2.UpsertRequest, call: "Call") -> Message:
+async def upsert(message: references_pb2.UpsertRequest, call: Call) -> Message:
     """References.Upsert."""
-    scope = convert.scope_of(message.scope)
+    scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    references = convert.to_references(message, _catalogue(call))
+    references = incoming.to_references(message, _catalogue(call))
     decider, digest = call.runtime.decider, call.runtime.encoder.digest
     gate = asyncio.Semaphore(_BATCH_AT_ONCE)
 
@@ -193,32 +203,32 @@ async def upsert(message: references_pb2.UpsertRequest, call: "Call") -> Message
     return references_pb2.UpsertResponse(added=len(live) - replaced, replaced=replaced)
 
 
-async def delete(message: references_pb2.DeleteRequest, call: "Call") -> Message:
+async def delete(message: references_pb2.DeleteRequest, call: Call) -> Message:
     """References.Delete."""
-    scope = convert.scope_of(message.scope)
+    scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    ids = convert.to_ids("ids", message.ids, 10_000)
+    ids = incoming.to_ids("ids", message.ids, 10_000)
     answers = call.runtime.decider.answers
     keys = [RecordKey(Kind.REFERENCE, scope, i) for i in ids if answers.view.has_reference(scope, i)]
     await answers.remove(keys)
     return references_pb2.DeleteResponse(deleted=len(keys))
 
 
-async def list_references(message: references_pb2.ListRequest, call: "Call") -> Message:
+async def list_references(message: references_pb2.ListRequest, call: Call) -> Message:
     """References.List."""
-    scope = convert.scope_of(message.scope)
+    scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    after, limit = convert.to_page(message)
+    after, limit = incoming.to_page(message)
     changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.REFERENCE, scope, after, limit + 1)
-    rows = ((c.seq, convert.from_reference(c.record.reference)) for c in changes)  # type: ignore[union-attr]
-    page, token = convert.page_of(rows, limit)
+    rows = ((c.seq, outgoing.from_reference(c.record.reference)) for c in changes)  # type: ignore[union-attr]
+    page, token = outgoing.page_of(rows, limit)
     return references_pb2.ListResponse(references=page, next_page_token=token)
 
 
 # ---- Admin --------------------------------------------------------------------------------------------------
 
 
-async def get_info(message: admin_pb2.GetInfoRequest, call: "Call") -> Message:
+async def get_info(message: admin_pb2.GetInfoRequest, call: Call) -> Message:
     """Admin.GetInfo."""
     del message
     call.principal.check_admin()
@@ -232,18 +242,18 @@ async def get_info(message: admin_pb2.GetInfoRequest, call: "Call") -> Message:
             dimensions=runtime.encoder.dimensions,
             max_tokens=runtime.encoder.max_tokens,
         ),
-        models=map(convert.from_model, _catalogue(call).models),
-        started_at=convert.timestamp(runtime.started_at),
+        models=map(outgoing.from_model, _catalogue(call).models),
+        started_at=outgoing.timestamp(runtime.started_at),
         settings=to_toml(runtime.settings),
     )
 
 
-async def get_stats(message: admin_pb2.GetStatsRequest, call: "Call") -> Message:
+async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     """Admin.GetStats."""
     decider = call.runtime.decider
     view, metrics = decider.answers.view, decider.metrics
     if message.scope:
-        scope = convert.scope_of(message.scope)
+        scope = fields.scope_of(message.scope)
         call.principal.check_scope(scope)
         counts, (answers, live) = metrics.known(scope), view.count(scope)
     else:
@@ -267,7 +277,7 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: "Call") -> Message
     return response
 
 
-async def get_generations(message: admin_pb2.ListGenerationsRequest, call: "Call") -> Message:
+async def get_generations(message: admin_pb2.ListGenerationsRequest, call: Call) -> Message:
     """Admin.ListGenerations."""
     del message
     call.principal.check_admin()
@@ -280,7 +290,7 @@ async def get_generations(message: admin_pb2.ListGenerationsRequest, call: "Call
         foreign = manifest.encoder_digest != runtime.encoder.digest
         response.generations.add(
             id=manifest.id,
-            created_at=convert.timestamp(manifest.created_at),
+            created_at=outgoing.timestamp(manifest.created_at),
             references=manifest.references,
             encoder_digest=manifest.encoder_digest,
             active=manifest.id == runtime.decider.generation.id,
@@ -289,7 +299,7 @@ async def get_generations(message: admin_pb2.ListGenerationsRequest, call: "Call
     return response
 
 
-async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call: "Call") -> Message:
+async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call: Call) -> Message:
     """Admin.ActivateGeneration."""
     call.principal.check_admin()
     if not message.generation:
@@ -298,12 +308,12 @@ async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call
     return admin_pb2.ActivateGenerationResponse(generation=now, previous=before)
 
 
-async def explain(message: admin_pb2.ExplainRequest, call: "Call") -> Message:
+async def explain(message: admin_pb2.ExplainRequest, call: Call) -> Message:
     """Admin.Explain."""
-    return convert.from_explained(_decision(message.decision_id, call))
+    return outgoing.from_explained(_decision(message.decision_id, call))
 
 
-async def replay(message: admin_pb2.ReplayRequest, call: "Call") -> Message:
+async def replay(message: admin_pb2.ReplayRequest, call: Call) -> Message:
     """Admin.Replay."""
     del message, call
     raise NotOffered("Replay is not offered by this version: use `waypost evaluate` on labelled prompts")
@@ -317,11 +327,11 @@ def waypost_version() -> str:
         return "unknown"
 
 
-def _catalogue(call: "Call") -> Catalogue:
+def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
 
-def _decision(decision_id: str, call: "Call") -> Decision:
+def _decision(decision_id: str, call: Call) -> Decision:
     """Return a remembered decision that this caller may see; another scope's is as unknown as none."""
     if not decision_id:
         raise InvalidRequest(("decision_id", "required: it is in the response of Decide"))
@@ -330,7 +340,8 @@ def _decision(decision_id: str, call: "Call") -> Decision:
     if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
         keep = call.runtime.settings.decisions.keep
         raise NotFound(
-            f"decision {decision_id[:64]!r} is not known: the latest are kept, until a restart, up to decisions.keep ({keep:,})"
+            f"decision {decision_id[:64]!r} is not known: the latest are kept until a restart, "
+            f"up to decisions.keep ({keep:,})"
         )
     return decision
 
@@ -339,7 +350,7 @@ def _raw(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
-_OPERATIONS: dict[str, Callable[[Any, "Call"], Awaitable[Message]]] = {
+_OPERATIONS: dict[str, Callable[[Any, Call], Awaitable[Message]]] = {
     "Router.Decide": decide,
     "Router.DecideBatch": decide_batch,
     "Router.Review": review,

@@ -109,7 +109,8 @@ async def load(settings: Settings) -> Runtime:
     )
     metrics = Metrics()
     answers = Answers(store, view, settings.cache.max_answers)
-    decider = Decider(settings, generation, answers, batcher, DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20), metrics)
+    log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
+    decider = Decider(settings, generation, answers, batcher, log, metrics)
     _publish(metrics, decider)
     _log.info(
         "loaded",

@@ -1,7 +1,7 @@
 """The edge: gRPC in, domain calls, gRPC out. Admits requests, gives errors their codes, drains on SIGTERM.
 
-With service.convert the only user of the generated protobuf. Messages arrive as bytes and are parsed here, so that
-what is no message at all is INVALID_ARGUMENT like any other bad input.
+With service.operations and service.convert the only user of the generated protobuf. Messages arrive as bytes and are
+parsed here, so that what is no message at all is INVALID_ARGUMENT like any other bad input.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, cast
@@ -28,7 +27,7 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.errors import WaypostError
 from service import operations
-from service.auth import ANYONE, Principal, authenticate
+from service.auth import ANYONE, authenticate
 from service.errors import InvalidRequest, NotReady, SettingsError, to_code, to_status
 from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings
@@ -49,17 +48,7 @@ _SERVICES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call as its operation sees it. Times of `perf_counter`; no deadline is None."""
-
-    runtime: Runtime
-    principal: Principal
-    started: float
-    deadline: float | None
-
-
-Operation = Callable[[Any, Call], Awaitable[Message]]
+Operation = Callable[[Any, operations.Call], Awaitable[Message]]
 
 
 class Edge:
@@ -110,7 +99,9 @@ class Edge:
                     principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
                 left = cast("float | None", context.time_remaining())  # the stubs do not know of calls without one
                 deadline = None if left is None else started + left
-                return (await operation(message, Call(runtime, principal, started, deadline))).SerializeToString()
+                return (
+                    await operation(message, operations.Call(runtime, principal, started, deadline))
+                ).SerializeToString()
             except WaypostError as error:
                 code, status = to_code(error), to_status(error)
                 self._failed(name, code.name)

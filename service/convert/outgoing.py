@@ -1,0 +1,224 @@
+"""Responses, from the service's own values to messages."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
+
+from index.records import Answer, Model, Reference
+from service.convert.fields import MIB
+from service.requests import (
+    STAGES,
+    Decision,
+    Estimate,
+    Timings,
+)
+
+_LATEST: Final = 253_402_300_799  # what a Timestamp may hold: the end of the year 9999
+_SHOWN: Final = 500
+
+
+def duration(seconds: float) -> Duration:
+    """Return seconds as a Duration."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Return seconds since the epoch as a Timestamp, which ends with the year 9999."""
+    seconds = min(seconds, _LATEST)
+    whole = math.floor(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def from_decision(decision: Decision, *, explain: bool = False) -> router_pb2.DecideResponse:
+    """Return the response for a decision, with its explanation where asked for."""
+    response = router_pb2.DecideResponse(
+        decision_id=decision.id,
+        generation=decision.generation,
+        degraded=types_pb2.DEGRADED_NO_EMBEDDING if decision.degraded else types_pb2.DEGRADED_NONE,
+    )
+    if decision.hit is not None:
+        _fill_answer(response.answer, decision)
+    else:
+        _fill_plan(response.plan, decision)
+        response.plan.fill_token = decision.fill_token
+    _fill_timings(response.timings, decision.timings)
+    if explain:
+        _fill_explanation(response.explanation, decision)
+    return response
+
+
+def from_explained(decision: Decision) -> admin_pb2.ExplainResponse:
+    """Return one decision in full: without the content of a cached answer and without the fill token."""
+    response = admin_pb2.ExplainResponse(
+        decision_id=decision.id,
+        scope=decision.request.scope,
+        decided_at=timestamp(decision.decided_at),
+        prompt=decision.request.text,
+        generation=decision.generation,
+        degraded=types_pb2.DEGRADED_NO_EMBEDDING if decision.degraded else types_pb2.DEGRADED_NONE,
+        request_id=decision.request.request_id,
+    )
+    if decision.hit is not None:
+        _fill_answer(response.answer, decision, content=False)
+    else:
+        _fill_plan(response.plan, decision)
+    _fill_timings(response.timings, decision.timings)
+    _fill_explanation(response.explanation, decision)
+    return response
+
+
+def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bool = True) -> None:
+    hit = decision.hit
+    assert hit is not None  # noqa: S101 - the caller looked
+    answer = hit.answer
+    out.entry_id = answer.id
+    if content:
+        out.content = answer.content
+        if answer.chunks:
+            out.chunks.extend(answer.chunks)
+    out.content_type = answer.content_type
+    out.model = answer.model
+    out.match = types_pb2.MATCH_EXACT if hit.exact else types_pb2.MATCH_SEMANTIC
+    out.similarity = hit.similarity
+    out.stored_at.CopyFrom(timestamp(answer.stored_at))
+    out.matched_prompt = answer.prompt
+
+
+def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
+    plan = decision.plan
+    assert plan is not None  # noqa: S101 - the caller looked
+    for step in plan.steps:
+        message = out.steps.add(model=step.model, quality=step.quality, cost_usd=step.cost_usd)
+        if step.latency_s is not None:
+            message.latency.CopyFrom(duration(step.latency_s))
+    out.confidence = plan.confidence
+    out.reason = plan.reason.value  # type: ignore[assignment]
+    if plan.infeasible:
+        out.infeasible.extend(plan.infeasible)
+    if decision.candidate is not None:
+        out.candidate.entry_id = decision.candidate.entry.id
+        out.candidate.similarity = decision.candidate.similarity
+        out.candidate.refused_by = decision.candidate.refused_by
+
+
+def _fill_timings(out: types_pb2.Timings, timings: Timings) -> None:
+    # Every stage is far below a second: only the nanos are set, which is half the cost of a Duration.
+    out.total.seconds, out.total.nanos = int(timings.total), int(timings.total % 1 * 1e9)
+    for stage in STAGES:
+        seconds = getattr(timings, stage)
+        if seconds is not None:
+            message = getattr(out, stage)
+            if seconds >= 1:
+                message.seconds = int(seconds)
+            message.nanos = int(seconds % 1 * 1e9)
+            if not seconds:
+                message.SetInParent()
+
+
+def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
+    for estimate in sorted(decision.estimates, key=lambda e: -e.quality):
+        out.estimates.append(_estimate(estimate))
+    for neighbour in decision.neighbours:
+        reference = neighbour.reference
+        out.neighbours.add(
+            reference_id=reference.id,
+            similarity=neighbour.similarity,
+            best_model=best_model(reference),
+            category=reference.category,
+            weight=neighbour.weight,
+            prompt=reference.prompt[:_SHOWN],
+        )
+    if decision.plan is not None and decision.request.route.pin:
+        out.rule = "route.pin_model"
+    for stage, note in decision.notes:
+        out.notes.add(stage=stage, note=note)
+
+
+def _estimate(estimate: Estimate) -> types_pb2.ModelEstimate:
+    message = types_pb2.ModelEstimate(
+        model=estimate.model,
+        quality=estimate.quality,
+        quality_low=estimate.quality_low,
+        cost_usd=estimate.cost_usd,
+    )
+    if estimate.latency_s is not None:
+        message.latency.CopyFrom(duration(estimate.latency_s))
+    return message
+
+
+def best_model(reference: Reference) -> str:
+    """Return the model a reference names or scores best; of equals the first by name."""
+    if reference.best_model or not reference.scores:
+        return reference.best_model
+    return min(reference.scores, key=lambda name: (-reference.scores[name], name))
+
+
+def from_answer(answer: Answer) -> cache_pb2.StoredAnswer:
+    """Return an answer as the list shows it."""
+    message = cache_pb2.StoredAnswer(
+        entry_id=answer.id,
+        prompt=answer.prompt,
+        content=answer.content,
+        model=answer.model,
+        content_type=answer.content_type,
+        source_tags=answer.source_tags,
+        stored_at=timestamp(answer.stored_at),
+        context_fingerprint=answer.context.hex(),
+        truncated=answer.truncated,
+    )
+    if answer.expires_at:
+        message.expires_at.CopyFrom(timestamp(answer.expires_at))
+    return message
+
+
+def from_reference(reference: Reference) -> references_pb2.Reference:
+    """Return a live reference as the list shows it."""
+    return references_pb2.Reference(
+        id=reference.id,
+        prompt="" if reference.messages else reference.prompt,
+        messages=[types_pb2.Message(role=m.role, content=m.content) for m in reference.messages],
+        best_model=reference.best_model,
+        scores=reference.scores,
+        costs=reference.costs,
+        category=reference.category,
+        source=reference.source,
+        note=reference.note,
+    )
+
+
+def from_model(model: Model) -> admin_pb2.ModelInfo:
+    """Return a model of the catalogue."""
+    return admin_pb2.ModelInfo(
+        id=model.id,
+        aliases=model.aliases,
+        input_usd_per_mtok=model.input_usd_per_mtok,
+        output_usd_per_mtok=model.output_usd_per_mtok,
+        context_window=model.context_window,
+        tier=model.tier,
+        capabilities=sorted(model.capabilities),
+        kind=model.kind,
+    )
+
+
+def page_of(messages: Iterable[tuple[int, ProtoMessage]], limit: int) -> tuple[list[Any], str]:
+    """Return the messages of a page of at most 8 MiB, and the token of the next ("" where this is the last).
+
+    Args:
+        messages: (sequence number, message), at most `limit` + 1 of them.
+        limit: the most messages on a page.
+    """
+    page: list[Any] = []
+    size, last = 0, 0
+    for seq, message in messages:
+        size += message.ByteSize()
+        if page and (len(page) == limit or size > 8 * MIB):
+            return page, str(last)
+        page.append(message)
+        last = seq
+    return page, ""
