@@ -54,10 +54,10 @@ def test_a_plan_is_printed_for_people(server: Server, scope: str) -> None:
     assert lines[0].startswith("decision   ")
     assert lines[1].startswith("call ")
     assert any(line.startswith("because    ") for line in lines)
-    assert "neighbour" not in said
+    assert not any(line.startswith("neighbour ") for line in lines)
     explained = done("decide", "--address", server.address, "--scope", scope, "--explain", "Write a haiku about rain")
-    assert "neighbour" in explained
-    assert "expects" in explained
+    assert "\nneighbour  " in explained
+    assert "\nexpects    " in explained
 
 
 def test_a_cached_answer_is_printed_for_people(server: Server, client: Client, scope: str) -> None:
@@ -171,7 +171,7 @@ def test_a_table_becomes_references_that_an_index_is_built_from(tmp_path: Path) 
     said = done("import", tmp_path / "in.csv", "--column", "prompt=question", *where)
     assert "2 references from 2 rows" in said
     assert "2 references" in done(*build(tmp_path / "out.jsonl", tmp_path / "index"))
-    assert "--overwrite" in failed("import", tmp_path / "in.csv", "--column", "prompt=question", *where)
+    assert "exists already" in failed("import", tmp_path / "in.csv", "--column", "prompt=question", *where)
     assert "NAME=COLUMN" in failed("import", tmp_path / "in.csv", "--column", "question", *where, code=2)
     assert "LOW,HIGH" in failed("import", tmp_path / "in.csv", "--scale", "much", *where, code=2)
 
@@ -220,7 +220,7 @@ def test_check_finds_nothing_wrong_where_nothing_is(starter_index: Path, tmp_pat
     where = ("--index", starter_index, "--data-dir", tmp_path)
     said = done("check", *where, "--references", "reference_prompts/starter", "--models", MODELS)
     assert said.count("ok") >= 6
-    assert "wrong" not in said
+    assert not any(line.strip().startswith("wrong") for line in said.splitlines())
     assert "in use" in done("check", "--index", starter_index, "--data-dir", server.data_dir)
 
 

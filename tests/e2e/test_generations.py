@@ -12,6 +12,10 @@ import grpc
 import pytest
 from waypost.v1 import admin_pb2
 
+from index.build import build_index
+from index.catalogue import load_catalogue
+from index.encoder import HashEncoder
+from index.records import Reference
 from tests.conftest import ROOT, Server, run_waypost
 from tests.e2e.kit import Client, refusal, serving
 
@@ -240,6 +244,19 @@ def test_a_copy_under_another_name_is_listed_with_its_problem_and_not_activated(
         assert refusal(lambda: two.activate("copy")).code is grpc.StatusCode.FAILED_PRECONDITION
     finally:
         shutil.rmtree(copy)
+
+
+def test_a_generation_of_another_encoder_is_listed_with_its_problem_and_not_activated(two: Two, tmp_path: Path) -> None:
+    catalogue = load_catalogue(ROOT / "reference_prompts" / "models.toml")
+    foreign = build_index([Reference("r", "a prompt", "gpt-6-luna")], catalogue, HashEncoder(), tmp_path).generation
+    shutil.copytree(tmp_path / foreign, two.index / foreign)
+    try:
+        assert "another encoder" in two.listed()[foreign].problem
+        told = refusal(lambda: two.activate(foreign))
+        assert (told.code, told.kinds) == (grpc.StatusCode.FAILED_PRECONDITION, ("GENERATION_UNUSABLE",))
+        assert "encoder.path" in told.text
+    finally:
+        shutil.rmtree(two.index / foreign)
 
 
 def test_a_generation_that_does_not_fit_the_settings_is_refused(folder: Path, tmp_path: Path) -> None:

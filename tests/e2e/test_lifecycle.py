@@ -1,5 +1,6 @@
 """A server's life: not ready, ready, draining, gone; and what it says when it cannot start."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from waypost.v1 import admin_pb2, references_pb2, router_pb2
 
+from index.encoder import artefact_digest
 from tests.conftest import ROOT, Server, run_waypost
 from tests.e2e.kit import OPTIONS, Client, refusal, serving, to_refusal, wait_for
 
@@ -193,6 +195,58 @@ def test_a_restart_keeps_answers_and_live_references(starter_index: Path, tmp_pa
         assert near.reference_id == "mine"
         assert client.decide("gone", "a").WhichOneof("outcome") == "plan"
         client.close()
+
+
+def another_encoder(folder: Path) -> Path:
+    """Return a copy of the default encoder that counts as another: its window is shorter."""
+    shutil.copytree(ROOT / "encoders" / "all-MiniLM-L6-v2", folder)
+    path = folder / "encoder.json"
+    description = json.loads(path.read_text())
+    description["max_tokens"] = 64
+    digests = [description["files"][name] for name in ("model.onnx", "tokenizer.json")]
+    description["digest"] = artefact_digest([*digests, "64", description["prefix"]])
+    path.write_text(json.dumps(description))
+    return folder
+
+
+def test_what_another_encoder_embedded_is_embedded_again_and_takes_part(starter_index: Path, tmp_path: Path) -> None:
+    middling = "How do I reset my password? " * 20
+    with serving(starter_index, tmp_path / "data") as server:
+        client = Client(server.address)
+        client.put("How do I reset my password?", "like this", "a", source_tags=["t"])
+        client.put(middling, "like that", "a")
+        client.upsert(
+            references_pb2.Reference(id="mine", prompt="frobnicate the widget", best_model="large"), scope="a"
+        )
+        assert [answer.truncated for answer in client.answers("a")] == [False, False]
+        client.close()
+    other = another_encoder(tmp_path / "encoder")
+    rows, index = tmp_path / "rows.jsonl", tmp_path / "index"
+    rows.write_text('{"id": "r", "prompt": "hello there", "best_model": "small"}\n')
+    models = ("--models", "reference_prompts/models.toml", "--encoder", other)
+    assert run_waypost("build-index", "--references", rows, "--output", index, *models).returncode == 0
+    with serving(index, tmp_path / "data", env={"WAYPOST_ENCODER__PATH": str(other)}) as server:
+        client = Client(server.address)
+        info = client.admin.GetInfo(admin_pb2.GetInfoRequest())
+        assert info.encoder.max_tokens == 64
+        near = client.decide("How can I reset my password?", "a")
+        assert near.answer.content == "like this"
+        assert client.decide(middling, "a").answer.content == "like that"
+        assert sorted(answer.truncated for answer in client.answers("a")) == [False, True]
+        voted = client.decide("frobnicate the widget now", "a", explain=True).explanation.neighbours[0]
+        assert voted.reference_id == "mine"
+        assert client.invalidate("a", source_tags=["t"]).removed == 1
+        client.close()
+    said = start_and_fail(
+        "--index",
+        starter_index,
+        "--data-dir",
+        tmp_path / "data",
+        "--listen",
+        "127.0.0.1:0",
+        env={"WAYPOST_ENCODER__PATH": str(other)},
+    )
+    assert "vectors of different encoders cannot be compared" in said
 
 
 # ---- what it says when it cannot start ---------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from service.decisions import DecisionLog
 from service.lookup import search
 from service.metrics import Metrics
 from service.runtime import Runtime
-from service.server import Call
+from service.operations import Call
 from service.settings import load_settings
 
 MODELS = """

@@ -298,6 +298,18 @@ async def test_the_history_check_sees_a_stale_answer_and_a_lost_one() -> None:
         replaced.check()
 
 
+async def test_a_fill_that_could_not_be_written_may_be_tried_again(tmp_path: Path) -> None:
+    store = SlowStore()
+    async with running(tmp_path, store=store) as service:
+        decision = await service.decide("a question")
+        store.failures = [StoreFullError("full")]
+        with pytest.raises(StoreFullError):
+            await service.report(decision, answer="yes")
+        assert (await service.decide("a question")).WhichOneof("outcome") == "plan"
+        assert (await service.report(decision, answer="yes")).stored
+        assert (await service.decide("a question")).answer.content == "yes"
+
+
 async def test_a_fill_never_brings_back_what_a_wrong_report_removed(tmp_path: Path) -> None:
     async with running(tmp_path, store=SlowStore()) as service:
         decision = await service.decide("a question")
