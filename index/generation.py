@@ -1,7 +1,7 @@
 """Generations: immutable, checksummed builds of the reference index, and the folder that holds them.
 
-A generation is a folder with `manifest.json`; its id is the digest of all it holds, so the same input gives the same
-generation. It is written beside, checksummed, synced and renamed: it is there whole or not at all. Everything is
+A generation is a folder with `manifest.json`; its id is the digest of all it holds, so the same build gives the
+same id. It is written beside, checksummed, synced and renamed: it is there whole or not at all. Everything is
 checked against the manifest before it is used. Written by `index.build`, read by the service and by `waypost check`.
 
     index folder/
@@ -40,6 +40,7 @@ FORMAT: Final = 1
 _CURRENT = "CURRENT"
 _MANIFEST = "manifest.json"
 _LATEST: Final = 253_402_300_800  # the year 10000, where timestamps end
+_ABANDONED_S: Final = 86_400
 _REMEDY = "build it anew with `waypost build-index`"
 
 
@@ -158,6 +159,9 @@ def write_generation(
 def staging(root: Path) -> Any:
     """Yield a folder below `root` that is removed at the end, unless it was renamed."""
     root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(".building-*"):  # of builds that were killed
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
     folder.chmod(0o755)
     try:

@@ -107,7 +107,7 @@ class Decider:
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
         """Return the answer to the same text in the same context, if it may be served."""
         entry = self.answers.view.exact(request.scope, prompt.key)
-        if entry is None or not _fresh(entry, request.cache.max_age, now):
+        if entry is None or not _fresh(entry, request.cache.max_age, now) or not request.route.admits(entry.model):
             return None
         answer = self.answers.fetch(entry)
         return Hit(answer, exact=True, similarity=1.0) if answer is not None else None
@@ -151,7 +151,7 @@ class Decider:
             return
         view = self.answers.view
         near = ((s, e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
-        served, decision.candidate = verify(decision.prompt, near, request.cache, settings, now)
+        served, decision.candidate = verify(decision.prompt, near, request, settings, now)
         if served is not None:
             answer = self.answers.fetch(served[0])
             if answer is not None:
@@ -165,6 +165,7 @@ class Decider:
             generation,
             found.references,
             live,
+            neighbours=self.settings.routing.neighbours,
             min_similarity=self.settings.routing.min_similarity,
             input_characters=decision.prompt.size,
             output_tokens=request.route.output_tokens or self.settings.routing.output_tokens,

@@ -90,7 +90,7 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
     """Router.Report."""
     runtime = call.runtime
     decision = _decision(message.decision_id, call)
-    model = incoming.check_report(message, _catalogue(call), was_hit=decision.hit is not None)
+    model = incoming.check_report(message, _catalogue(call), decision)
     answer, chunks = incoming.to_answer_text(message.answer, message.chunks)
     what = Report(
         model=model,
@@ -137,7 +137,7 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     if len(answer.encode()) > settings.max_answer_kib * 1_024:
         raise InvalidRequest(("answer", f"larger than cache.max_answer_kib ({settings.max_answer_kib})"))
     what = Report(
-        message.model,
+        _catalogue(call).resolve(message.model) or message.model,
         Outcome.OK,
         answer,
         chunks,
@@ -158,7 +158,7 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     """Cache.Invalidate."""
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    wanted = incoming.to_invalidation(message, time.time())
+    wanted = incoming.to_invalidation(message, _catalogue(call), time.time())
     answers = call.runtime.decider.answers
     near = None
     if wanted.radius is not None:

@@ -82,6 +82,12 @@ class RouteOptions:
     output_tokens: int | None = None
     pin: str = ""
 
+    def admits(self, model: str) -> bool:
+        """Return whether an answer of this model is wanted at all, be it a cached one."""
+        if self.pin:
+            return model == self.pin
+        return (not self.allow or model in self.allow) and model not in self.deny
+
 
 NO_CACHE_OPTIONS, NO_ROUTE_OPTIONS = CacheOptions(), RouteOptions()
 

@@ -164,12 +164,13 @@ async def serve(
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         runtime = await loading
-        metrics_server = _serve_metrics(settings.server, runtime)
-        _settle()
-        edge.runtime = runtime
-        await _say(watch, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("ready", addresses=addresses)
-        ready(addresses)
+        if not stop.is_set():
+            metrics_server = _serve_metrics(settings.server, runtime)
+            _settle()
+            edge.runtime = runtime
+            await _say(watch, health_pb2.HealthCheckResponse.SERVING)
+            _log.info("ready", addresses=addresses)
+            ready(addresses)
         await stopping
         _log.info("draining")
         await watch.enter_graceful_shutdown()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(30)
+        shutil.rmtree(Path(self.socket.removeprefix("unix:")).parent, ignore_errors=True)
         for stream in (self.process.stdout, self.process.stderr):
             if stream:
                 stream.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from index.text import numbers
 from index.view import Entry
-from service.requests import CacheOptions, Candidate, Prompt
+from service.requests import CacheOptions, Candidate, Prompt, Request
 from service.settings import CacheSettings
 
 # Near enough to be worth telling the caller, though not to be served.
@@ -34,7 +34,7 @@ def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, t
 def verify(
     prompt: Prompt,
     near: Iterable[tuple[float, Entry]],
-    options: CacheOptions,
+    request: Request,
     settings: CacheSettings,
     now: float,
 ) -> tuple[tuple[Entry, float] | None, Candidate | None]:
@@ -43,7 +43,7 @@ def verify(
     Args:
         prompt: the prompt to answer.
         near: (cosine, entry) of the same scope and context, nearest first.
-        options: what the caller allows.
+        request: what the caller allows.
         settings: what the operator allows.
         now: seconds since the epoch.
     """
@@ -56,15 +56,22 @@ def verify(
             continue
         if own_numbers is None:
             own_numbers = numbers(prompt.text)
-        refused = ""
-        if similarity < settings.threshold:
-            refused = "below_threshold"
-        elif options.max_age is not None and now - entry.stored_at > options.max_age:
-            refused = "too_old"
-        elif entry.numbers != own_numbers:
-            refused = "numbers_differ"
+        refused = _refused(entry, similarity, own_numbers, request, settings, now)
         if not refused:
             return (entry, similarity), None
         if candidate is None:
             candidate = Candidate(entry, similarity, refused)
     return None, candidate
+
+
+def _refused(
+    entry: Entry, similarity: float, own_numbers: tuple[str, ...], request: Request, settings: CacheSettings, now: float
+) -> str:
+    """Return the check that refuses an entry, "" where it may be served."""
+    if similarity < settings.threshold:
+        return "below_threshold"
+    if request.cache.max_age is not None and now - entry.stored_at > request.cache.max_age:
+        return "too_old"
+    if not request.route.admits(entry.model):
+        return "model_not_wanted"
+    return "numbers_differ" if entry.numbers != own_numbers else ""

@@ -31,6 +31,7 @@ from service.errors import InvalidRequest
 from service.requests import (
     NO_CACHE_OPTIONS,
     NO_ROUTE_OPTIONS,
+    Decision,
     Request,
 )
 
@@ -105,8 +106,9 @@ def to_put(message: cache_pb2.PutRequest) -> tuple[Request, str, tuple[str, ...]
     return Request(scope_of(message.scope), text, history, context, role=role), answer, chunks
 
 
-def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, *, was_hit: bool) -> str:
+def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decision: Decision) -> str:
     """Return the id of the reported model, "" where none is needed; raise InvalidRequest where a field is wrong."""
+    was_hit = decision.hit is not None
     if message.outcome not in types_pb2.Outcome.values():
         raise InvalidRequest(("outcome", f"{message.outcome} is not an Outcome"))
     if not was_hit and not message.outcome:
@@ -127,7 +129,10 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, *, was
     sized("content_type", message.content_type, 256)
     if message.HasField("answer_wrong") and message.answer_wrong and not was_hit:
         raise InvalidRequest(("answer_wrong", "this decision served no cached answer"))
-    return next(iter(to_models("model", [message.model], catalogue))) if message.model else ""
+    planned = decision.plan.steps if decision.plan is not None else ()
+    if not message.model or any(step.model == message.model for step in planned):
+        return message.model  # a plan may be older than the catalogue
+    return next(iter(to_models("model", [message.model], catalogue)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +156,14 @@ class Invalidation:
         )
 
 
-def to_invalidation(message: cache_pb2.InvalidateRequest, now: float) -> Invalidation:
+def to_invalidation(message: cache_pb2.InvalidateRequest, catalogue: Catalogue, now: float) -> Invalidation:
     """Return which answers are meant; `now` in seconds since the epoch."""
     at_most("entry_ids", message.entry_ids, 10_000)
     sized("model", message.model, 256)
     wanted = Invalidation(
         entry_ids=frozenset(message.entry_ids),
         source_tags=frozenset(to_tags(message.source_tags)),
-        model=message.model,
+        model=catalogue.resolve(message.model) or message.model,
         before=now - to_seconds("older_than", message.older_than) if message.HasField("older_than") else None,
         radius=_radius(message.radius) if message.HasField("radius") else None,
     )

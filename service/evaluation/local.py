@@ -62,6 +62,7 @@ def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Pro
         generation,
         near,
         [],
+        neighbours=routing.neighbours,
         min_similarity=routing.min_similarity,
         input_characters=prompt.size,
         output_tokens=routing.output_tokens,

@@ -36,6 +36,7 @@ def vote(
     rows: Sequence[tuple[float, int]],
     live: Sequence[tuple[float, Reference]],
     *,
+    neighbours: int,
     min_similarity: float,
     input_characters: int,
     output_tokens: int,
@@ -46,6 +47,7 @@ def vote(
         generation: whose references the rows are of.
         rows: (cosine, row) of the nearest references of the generation.
         live: (cosine, reference) of the nearest live references of the scope.
+        neighbours: how many vote at the most, of both together.
         min_similarity: who is less similar does not vote.
         input_characters: length of all that the model reads.
         output_tokens: expected length of the answer.
@@ -56,10 +58,10 @@ def vote(
     catalogue = generation.catalogue
     near = [(s, generation.references[row], generation.scores[row], generation.costs[row]) for s, row in rows]
     near += [(s, reference, *_labels(reference, catalogue.ids)) for s, reference in live]
-    near = sorted((n for n in near if n[0] >= min_similarity), key=lambda n: -n[0])[: max(len(rows), len(live))]
+    near = sorted((n for n in near if n[0] >= min_similarity), key=lambda n: -n[0])[:neighbours]
     prior = np.nan_to_num(generation.mean_scores.astype(np.float64))
     # The nearest counts as one whole vote, the others as their similarity compares to it.
-    weights = np.array([n[0] / max(near[0][0], 1e-6) for n in near])
+    weights = np.array([max(n[0], 1e-6) / max(near[0][0], 1e-6) for n in near])
     scores = np.array([n[2] for n in near]).reshape(len(near), len(prior))
     seen = ~np.isnan(scores) * weights[:, None]
     total = seen.sum(axis=0)

@@ -238,3 +238,13 @@ def test_stats_count_what_was_done_in_a_scope(client: Client, scope: str) -> Non
     assert everything.decisions >= stats.decisions
     nobody = client.admin.GetStats(admin_pb2.GetStatsRequest(scope=scope + "-nobody"))
     assert (nobody.decisions, nobody.answers) == (0, 0)
+
+
+@pytest.mark.parametrize("prompt", ["Who painted the Mona Lisa?", "Who painted the Mona Lisa??"])
+def test_a_cached_answer_of_a_model_that_is_not_wanted_is_not_served(client: Client, scope: str, prompt: str) -> None:
+    client.put("Who painted the Mona Lisa?", "Leonardo", scope, model="small")
+    assert client.decide(prompt, scope).answer.content == "Leonardo"
+    for route in (types_pb2.RouteControl(deny_models=["small"]), types_pb2.RouteControl(pin_model="large")):
+        assert client.decide(prompt, scope, route=route).WhichOneof("outcome") == "plan"
+    pinned = client.decide(prompt, scope, route=types_pb2.RouteControl(pin_model="small"))
+    assert pinned.answer.content == "Leonardo"

@@ -26,8 +26,8 @@ from service.decide import Decider
 from service.decisions import DecisionLog
 from service.lookup import search
 from service.metrics import Metrics
-from service.runtime import Runtime
 from service.operations import Call
+from service.runtime import Runtime
 from service.settings import load_settings
 
 MODELS = """
