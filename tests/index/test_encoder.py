@@ -172,7 +172,11 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
 
 def test_loading_the_encoder_leaves_no_telemetry_behind(tmp_path: Path) -> None:
     # onnxruntime makes a device id and an upload queue in the home folder as soon as it is imported, unless told not to.
-    program = f"from pathlib import Path; from index.encoder import OnnxEncoder; OnnxEncoder.load(Path({str(FOLDER)!r}))"
+    program = (
+        f"from pathlib import Path; from index.encoder import OnnxEncoder; OnnxEncoder.load(Path({str(FOLDER)!r}))"
+    )
     environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
-    subprocess.run([sys.executable, "-c", program], check=True, env={**environment, "HOME": str(tmp_path)}, cwd=FOLDER.parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env={**environment, "HOME": str(tmp_path)}, cwd=FOLDER.parents[1]
+    )
     assert not list(tmp_path.rglob("*"))

@@ -236,7 +236,15 @@ def _loaded(generation: Generation) -> None:
 
 
 def _vote(near: list[tuple[float, int]], live: list[tuple[float, Reference]], characters: int, tokens: int) -> Any:
-    return vote(_GENERATION[0], near, live, min_similarity=0.25, input_characters=characters, output_tokens=tokens)
+    return vote(
+        _GENERATION[0],
+        near,
+        live,
+        neighbours=50,
+        min_similarity=0.25,
+        input_characters=characters,
+        output_tokens=tokens,
+    )
 
 
 def test_nobody_near_leaves_the_means_and_no_confidence(generation: Generation) -> None:
@@ -257,7 +265,9 @@ def test_prices_tell_the_cost_where_references_do_not(tmp_path: Path) -> None:
     rows = [reference for reference in REFERENCES if not reference.costs]
     build_index(rows, CATALOGUE, HashEncoder(), tmp_path)
     generation = load_generation(current_generation(tmp_path))
-    found = vote(generation, [(0.9, 0)], [], min_similarity=0.25, input_characters=4_000, output_tokens=500)
+    found = vote(
+        generation, [(0.9, 0)], [], neighbours=50, min_similarity=0.25, input_characters=4_000, output_tokens=500
+    )
     expected = [model.cost_usd(1_000, 500) for model in CATALOGUE.models]
     np.testing.assert_allclose([e.cost_usd for e in found.estimates], expected)
     assert [e.latency_s for e in found.estimates] == [model.latency_s(500) for model in CATALOGUE.models]
