@@ -28,7 +28,7 @@ from index.errors import EncoderError
 
 # Since 1.29 onnxruntime reports its use to its maker unless it is told not to, and it looks when it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime as ort  # noqa: E402 - see above
+import onnxruntime as ort
 
 DESCRIPTION: Final = "encoder.json"
 MODEL: Final = "model.onnx"

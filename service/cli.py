@@ -76,7 +76,8 @@ def serve(
     def ready(addresses: Any) -> None:
         first = addresses[0]
         typer.echo(f"waypost is ready on {' and '.join(addresses)}")
-        typer.echo(f'try: waypost decide --address {first} "How do I reset my password?"')
+        command = sys.argv[0] if Path(sys.argv[0]).name == "waypost" else "waypost"
+        typer.echo(f'try: {command} decide --address {first} "How do I reset my password?"')
         sys.stdout.flush()
 
     server.run(settings, ready)

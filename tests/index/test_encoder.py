@@ -171,7 +171,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_loading_the_encoder_leaves_no_telemetry_behind(tmp_path: Path) -> None:
-    # onnxruntime makes a device id and an upload queue in the home folder as soon as it is imported, unless told not to.
+    # onnxruntime makes a device id and an upload queue in the home folder when it is imported, unless told not to.
     program = (
         f"from pathlib import Path; from index.encoder import OnnxEncoder; OnnxEncoder.load(Path({str(FOLDER)!r}))"
     )

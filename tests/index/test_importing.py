@@ -47,7 +47,7 @@ def table(*rows: Sequence[object], delimiter: str = ",") -> str:
 def run(
     source: Path,
     layout: str = "auto",
-    **options: Any,  # noqa: ANN401 - options of every kind
+    **options: Any,
 ) -> tuple[ImportReport, list[Reference]]:
     output = source.with_name("references.jsonl")
     report = import_rows([source], layout, output, overwrite=True, **options)
@@ -55,7 +55,7 @@ def run(
     return report, [reference_from_row(row, None) for row in rows]
 
 
-def problems_of(source: Path, layout: str = "auto", **options: Any) -> list[str]:  # noqa: ANN401
+def problems_of(source: Path, layout: str = "auto", **options: Any) -> list[str]:
     with pytest.raises(RowsError) as caught:
         run(source, layout, **options)
     assert not source.with_name("references.jsonl").exists()
