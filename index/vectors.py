@@ -244,7 +244,7 @@ def _on_one_thread() -> None:
 def _new_graph(dimensions: int) -> faiss.IndexHNSWSQ:
     # Against fp32 at 100,000: the same recall (to .001) in four fifths of the time and half the memory. Cosines are off
     # by less than .0001.
-    half = faiss.ScalarQuantizer.QT_fp16
+    half: Any = faiss.ScalarQuantizer.QT_fp16  # the stubs ask for a quantiser, the library for its kind
     graph = faiss.IndexHNSWSQ(dimensions, half, _LINKS, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = _EF_CONSTRUCTION
     graph.hnsw.efSearch = _EF_SEARCH
