@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,33 @@ class Manifest:
     encoder_digest: str
     dimensions: int
     files: Mapping[str, Mapping[str, Any]]
+
+
+class Known(NamedTuple):
+    """What references say of every model, made for sums: shape (references, models) each, 0 where nothing is known.
+
+    `scores` and `costs` are as in `Generation`; `scored` and `priced` are 1 where they are known.
+    """
+
+    scores: NDArray[np.float32]
+    scored: NDArray[np.float32]
+    costs: NDArray[np.float32]
+    priced: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32], costs: NDArray[np.float32]) -> "Known":
+        """Return the same with zeros and flags in place of NaN."""
+        one = np.float32(1)
+        return cls(np.nan_to_num(scores), ~np.isnan(scores) * one, np.nan_to_num(costs), ~np.isnan(costs) * one)
+
+    def stacked(self, more: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> "Known":
+        """Return this with rows of scores and costs below it."""
+        below = Known.of(np.stack([scores for scores, _ in more]), np.stack([costs for _, costs in more]))
+        return Known(*(np.concatenate(pair) for pair in zip(self, below, strict=True)))
+
+    def taken(self, rows: NDArray[np.intp]) -> "Known":
+        """Return some of the rows."""
+        return Known(*(table[rows] for table in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +121,16 @@ class Generation:
     def mean_costs(self) -> NDArray[np.float32]:
         """Mean cost in USD of every model over the references that know it: shape (models,), NaN where none does."""
         return _column_means(self.costs)
+
+    @cached_property
+    def known(self) -> Known:
+        """Scores and costs once more, made for sums."""
+        return Known.of(self.scores, self.costs)
+
+    @cached_property
+    def prior(self) -> NDArray[np.float64]:
+        """Mean scores, 0 where no reference knows the model: shape (models,)."""
+        return np.nan_to_num(self.mean_scores.astype(np.float64))
 
 
 def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
+from cachetools import LRUCache
+
 from index.errors import StoreDamagedError, StoreError, StoreFullError
 from index.records import Answer, LiveReference
 from index.store import Change, Kind, Record, RecordKey, Store, key_of
 from index.vectors import EXACT_LIMIT
 from index.view import Entry, View
 
+# Answers served lately, so that popular ones are not read from the disk's file again and again.
+_RECENT_BYTES: Final = 16 << 20
 _TEND_EVERY_S: Final = 5.0
 _SWEEP_AT_ONCE: Final = 10_000
 
@@ -47,14 +51,21 @@ class Answers:
         self._max_answers = max_answers
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._maintenance = ThreadPoolExecutor(1, "maintenance")
+        self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self._jobs: list[_Job] = []
         self._writer: asyncio.Task[None] | None = None
         self._tender = asyncio.get_running_loop().create_task(self._tend())
 
     def fetch(self, entry: Entry) -> Answer | None:
         """Return an entry's answer with its text, or None where it was removed meanwhile."""
-        record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
-        return record if isinstance(record, Answer) else None
+        # A row is never given out twice, so what is remembered for it cannot be of another answer or an older one.
+        answer = self._recent.get(entry.row)
+        if answer is None:
+            record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
+            answer = record if isinstance(record, Answer) else None
+            if answer is not None and _size(answer) <= _RECENT_BYTES:
+                self._recent[entry.row] = answer
+        return answer
 
     def page(self, kind: Kind, scope: str, after: int, limit: int) -> list[Change]:
         """Return live records of a scope in the order they were written, `after` a sequence number."""
@@ -179,6 +190,11 @@ class Answers:
             for partition in [p for p in self.view.partitions() if len(p) > EXACT_LIMIT]:
                 while await loop.run_in_executor(self._maintenance, partition.maintain):
                     pass
+
+
+def _size(answer: Answer) -> int:
+    """Return about how many bytes an answer takes in memory."""
+    return 1_000 + 2 * (len(answer.content) + len(answer.prompt)) + len(answer.vector)
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:

@@ -142,7 +142,7 @@ def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Gene
     """Load a generation and what is derived from it, and check that the settings fit it."""
     generation = load_generation(folder, encoder.digest)
     fallback_model(generation.catalogue, settings.routing.fallback, generation.mean_scores.tolist())
-    _ = generation.mean_costs
+    _ = generation.mean_costs, generation.known, generation.prior  # computed now, not by the first decision
     return generation
 
 

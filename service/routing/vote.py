@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index.generation import Generation
+from index.generation import Generation, Known
 from index.records import Reference
 from service.requests import Estimate, Neighbour
 
@@ -55,32 +55,34 @@ def vote(
     Returns:
         A vote; where nobody near enough is known it has no neighbours, the overall means and confidence 0.
     """
-    catalogue = generation.catalogue
-    near = [(s, generation.references[row], generation.scores[row], generation.costs[row]) for s, row in rows]
-    near += [(s, reference, *_labels(reference, catalogue.ids)) for s, reference in live]
-    near = sorted((n for n in near if n[0] >= min_similarity), key=lambda n: -n[0])[:neighbours]
-    prior = np.nan_to_num(generation.mean_scores.astype(np.float64))
+    nearest = [(s, row) for s, row in rows if s >= min_similarity]
+    similarities = np.array([s for s, _ in nearest])
+    chosen = np.array([row for _, row in nearest], np.intp)
+    voters = [generation.references[row] for row in chosen]
+    known = Known(*(table[chosen] for table in generation.known))
+    heard = [(s, reference) for s, reference in live if s >= min_similarity]
+    if heard:
+        similarities = np.append(similarities, [s for s, _ in heard])
+        voters += [reference for _, reference in heard]
+        known = known.stacked([_labels(reference, generation.catalogue.ids) for _, reference in heard])
+    if heard or len(voters) > neighbours:
+        order = np.argsort(-similarities, kind="stable")[:neighbours]
+        similarities, voters, known = similarities[order], [voters[i] for i in order], known.taken(order)
     # The nearest counts as one whole vote, the others as their similarity compares to it.
-    weights = np.array([max(n[0], 1e-6) / max(near[0][0], 1e-6) for n in near])
-    scores = np.array([n[2] for n in near]).reshape(len(near), len(prior))
-    seen = ~np.isnan(scores) * weights[:, None]
-    total = seen.sum(axis=0)
-    quality = (np.nansum(scores * weights[:, None], axis=0) + _PRIOR_WEIGHT * prior) / (total + _PRIOR_WEIGHT)
-    spread = _ONE_SIDED_95 * np.sqrt(quality * (1 - quality) / (total + _PRIOR_WEIGHT))
-    costs = _costs(generation, near, weights, input_characters, output_tokens)
-    estimates = tuple(
-        Estimate(
-            model.id,
-            float(quality[i]),
-            float(max(quality[i] - spread[i], 0.0)),
-            float(costs[i]),
-            model.latency_s(output_tokens),
-        )
-        for i, model in enumerate(catalogue.models)
+    weights = np.maximum(similarities, 1e-6) / max(similarities[0], 1e-6) if voters else similarities
+    total = weights @ known.scored
+    quality = (weights @ known.scores + _PRIOR_WEIGHT * generation.prior) / (total + _PRIOR_WEIGHT)
+    spread = _ONE_SIDED_95 * np.sqrt(np.maximum(quality * (1 - quality), 0.0) / (total + _PRIOR_WEIGHT))
+    costs = _costs(generation, known, weights, input_characters, output_tokens)
+    low = np.maximum(quality - spread, 0.0)
+    latencies = [model.latency_s(output_tokens) for model in generation.catalogue.models]
+    fields = zip(generation.catalogue.ids, quality.tolist(), low.tolist(), costs.tolist(), latencies, strict=True)
+    shares = (weights / weights.sum()).tolist() if voters else []
+    return Vote(
+        tuple(map(Estimate._make, fields)),
+        tuple(map(Neighbour._make, zip(voters, similarities.tolist(), shares, strict=True))),
+        _confidence(quality, spread) if voters else 0.0,
     )
-    share = weights / weights.sum() if len(near) else weights
-    voters = tuple(Neighbour(n[1], n[0], float(w)) for n, w in zip(near, share, strict=True))
-    return Vote(estimates, voters, _confidence(quality, spread) if len(near) else 0.0)
 
 
 def _confidence(quality: NDArray[np.float64], spread: NDArray[np.float64]) -> float:
@@ -93,28 +95,17 @@ def _confidence(quality: NDArray[np.float64], spread: NDArray[np.float64]) -> fl
 
 
 def _costs(
-    generation: Generation,
-    near: Sequence[tuple[float, Reference, NDArray[np.float32], NDArray[np.float32]]],
-    weights: NDArray[np.float64],
-    input_characters: int,
-    output_tokens: int,
+    generation: Generation, known: Known, weights: NDArray[np.float64], input_characters: int, output_tokens: int
 ) -> NDArray[np.float64]:
     """Return USD for every model: as the neighbours cost where they say so, else by the catalogue's prices."""
     tokens = input_characters / _CHARACTERS_PER_TOKEN
     listed = np.array([model.cost_usd(tokens, output_tokens) for model in generation.catalogue.models])
-    unknown = np.isnan(generation.mean_costs)
-    fallback = np.where(unknown, listed, generation.mean_costs)
-    if not near or unknown.all():
+    mean = generation.mean_costs
+    fallback = np.where(np.isnan(mean), listed, mean)
+    if not len(weights) or not known.priced.any():
         return fallback
-    costs = np.array([n[3] for n in near])
-    seen = (~np.isnan(costs) * weights[:, None]).sum(axis=0)
-    return np.asarray(
-        np.where(
-            seen > 0,
-            np.nansum(costs * weights[:, None], axis=0) / np.maximum(seen, 1e-12),
-            fallback,
-        )
-    )
+    seen = weights @ known.priced
+    return np.asarray(np.where(seen > 0, weights @ known.costs / np.maximum(seen, 1e-12), fallback))
 
 
 def _labels(reference: Reference, models: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
