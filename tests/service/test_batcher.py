@@ -201,25 +201,26 @@ async def test_closing_tells_who_still_waits_and_finishes_what_runs() -> None:
 async def test_nobody_is_forgotten_when_callers_come_and_go_all_the_time() -> None:
     encoder, chance = GatedEncoder(), random.Random(1)
 
-    async def call(batcher: Batcher[str, str]) -> int:
+    async def call(batcher: Batcher[str, str]) -> None:
         answered = 0
-        for _ in range(60):
+        while answered < 30:
             text = " ".join(f"w{chance.randrange(30)}" for _ in range(chance.choice([1, 2, 6, 30])))
             try:
                 future = batcher.submit(text, text)
-                if chance.random() < 0.3:
-                    await asyncio.sleep(chance.random() * 0.002)
-                    future.cancel()
-                found = await asyncio.wait_for(future, 30)
-                assert found.found == f"found {text}"
+            except Overloaded:  # another caller's turn: asking again at once would only keep the loop busy
+                await asyncio.sleep(0.001)
+                continue
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.random() * 0.002)
+                future.cancel()
+            try:
+                assert (await asyncio.wait_for(future, 30)).found == f"found {text}"
                 answered += 1
-            except (Overloaded, asyncio.CancelledError):
-                await asyncio.sleep(0)
-        return answered
+            except asyncio.CancelledError:
+                assert future.cancelled()
 
     async with batching(encoder, workers=3, batch_tokens=32, max_queue=20) as batcher:
-        answered = await asyncio.gather(*(call(batcher) for _ in range(40)))
-        assert min(answered) > 0
+        await asyncio.gather(*(call(batcher) for _ in range(40)))
         assert len(batcher) == 0
 
 
