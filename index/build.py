@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
-from index.encoder import Encoder, encode_texts
+from index.encoder import Encoder, encode_tokens
 from index.errors import GenerationError, ReferenceError_
 from index.generation import (
     current_generation,
@@ -109,7 +109,7 @@ def _embed(
     if not missing:
         return vectors, 0, 0
     firsts = [rows[0] for rows in missing.values()]
-    new = [texts[row] for row in firsts]
+    new = encoder.tokenise([texts[row] for row in firsts])
     done = 0
 
     def finished(texts: int) -> None:
@@ -117,11 +117,10 @@ def _embed(
         done += texts
         progress(done, len(new))
 
-    fresh = encode_texts(encoder, new, progress=finished)
+    fresh = encode_tokens(encoder, new, progress=finished)
     for rows, vector in zip(missing.values(), fresh, strict=True):
         vectors[rows] = vector
-    truncated = sum(tokens.truncated for tokens in encoder.tokenise(new))
-    return vectors, len(new), truncated
+    return vectors, len(new), sum(tokens.truncated for tokens in new)
 
 
 def _previous(output: Path, encoder_digest: str) -> Path | None:

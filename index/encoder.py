@@ -235,12 +235,22 @@ def encode_texts(
     batch_tokens: int = _BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Encode many texts offline: packed by length, on two threads that share the encoder.
+    """Tokenise and encode many texts offline: see `encode_tokens`."""
+    return encode_tokens(encoder, encoder.tokenise(texts), batch_tokens=batch_tokens, progress=progress)
+
+
+def encode_tokens(
+    encoder: Encoder,
+    tokens: Sequence[Tokens],
+    *,
+    batch_tokens: int = _BATCH_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Encode many tokenised texts offline: packed by length, on two threads that share the encoder.
 
     `progress` is called with the number of texts just finished, from one thread at a time.
-    Returns (len(texts), dimensions) in the order of `texts`.
+    Returns (len(tokens), dimensions) in the order of `tokens`.
     """
-    tokens = encoder.tokenise(texts)
     batches = pack([len(text) for text in tokens], batch_tokens=batch_tokens)
     vectors = np.empty((len(tokens), encoder.dimensions), np.float32)
     lock = threading.Lock()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from index.encoder import Encoder, OnnxEncoder, encode_texts
+from index.encoder import Encoder, OnnxEncoder, encode_tokens
 from index.errors import GenerationError, InputError
 from index.generation import (
     Generation,
@@ -153,17 +153,18 @@ def _embed_again(store: Store, view: View, stale: Sequence[RecordKey], encoder: 
         records: list[Record] = []
         for key in stale[first : first + _AT_ONCE]:
             records += store.get(key.kind, key.scope, (key.id,)).values()
-        texts = [r.prompt if isinstance(r, Answer) else canonical(r.reference.prompt) for r in records]
-        vectors = encode_texts(encoder, texts)
-        truncated = [tokens.truncated for tokens in encoder.tokenise(texts)]
+        tokens = encoder.tokenise(
+            [r.prompt if isinstance(r, Answer) else canonical(r.reference.prompt) for r in records]
+        )
+        vectors = encode_tokens(encoder, tokens)
         renewed: list[Record] = []
-        for record, vector, cut in zip(records, vectors, truncated, strict=True):
+        for record, vector, text in zip(records, vectors, tokens, strict=True):
             raw = vector.astype("<f4").tobytes()
             if not isinstance(record, Answer):
                 renewed.append(replace(record, encoder=encoder.digest, vector=raw))
             else:
                 kept = raw if record.vector else b""
-                renewed.append(replace(record, encoder=encoder.digest, vector=kept, truncated=cut))
+                renewed.append(replace(record, encoder=encoder.digest, vector=kept, truncated=text.truncated))
         since = store.write([])
         store.write(renewed)
         view.apply(store.changes(since, len(renewed) + 1, contents=False))
