@@ -10,6 +10,8 @@ OUTPUT ?= var/encoder
 INDEX ?= var/index
 REFERENCES ?= reference_prompts/starter
 MODELS ?= reference_prompts/models.toml
+# Where there is no home folder, buf would keep its cache in the working tree.
+export BUF_CACHE_DIR ?= $(CURDIR)/var/buf
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help run build-index test bench evaluate protos lint format export-encoder check-encoder lock clean

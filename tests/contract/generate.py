@@ -37,7 +37,9 @@ def generate(output: Path) -> None:
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a tool of this environment (protoc's plugins and buf are beside the interpreter) from the root."""
     tools = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    path = f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # Where there is no home folder, buf would keep its cache in the working tree.
+    environment = {"BUF_CACHE_DIR": str(ROOT / "var" / "buf"), **os.environ, "PATH": path}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if check and done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
