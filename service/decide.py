@@ -27,7 +27,6 @@ from service.routing.choose import choose, fallback_model
 from service.routing.vote import Vote, vote
 from service.settings import Settings
 
-CHARACTERS_PER_TOKEN = 4.0
 # Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
 _LEAST_MARGIN_S = 0.005
 
@@ -167,7 +166,7 @@ class Decider:
             live,
             neighbours=self.settings.routing.neighbours,
             min_similarity=self.settings.routing.min_similarity,
-            input_characters=decision.prompt.size,
+            input_tokens=decision.prompt.input_tokens,
             output_tokens=request.route.output_tokens or self.settings.routing.output_tokens,
         )
         decision.estimates, decision.neighbours = result.estimates, result.neighbours
@@ -181,7 +180,7 @@ class Decider:
             result.estimates,
             route,
             generation.catalogue,
-            input_tokens=decision.prompt.size / CHARACTERS_PER_TOKEN,
+            input_tokens=decision.prompt.input_tokens,
             output_tokens=route.output_tokens or routing.output_tokens,
             fallback=fallback_model(generation.catalogue, routing.fallback, generation.mean_scores.tolist()),
             confidence=result.confidence,

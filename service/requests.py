@@ -6,13 +6,14 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from index.records import Answer, Message, Reference
 from index.text import EMPTY_CONTEXT, Context
 from index.view import Entry
 
 DEFAULT_SCOPE = "default"
+_CHARACTERS_PER_TOKEN: Final = 4.0
 
 
 class CacheMode(enum.Enum):
@@ -106,6 +107,11 @@ class Prompt:
     context: bytes = EMPTY_CONTEXT
     turns: int = 1
     size: int = 0
+
+    @property
+    def input_tokens(self) -> float:
+        """About how many tokens a model would read."""
+        return self.size / _CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from index.errors import InputError
 from index.generation import score_matrix
 from index.records import Model, Reference
 from index.text import canonical
-from service.decide import CHARACTERS_PER_TOKEN, normalise
+from service.decide import normalise
 from service.evaluation.metrics import Floats, Ints
 from service.requests import NO_ROUTE_OPTIONS, CacheMode, CacheOptions, Request
 
@@ -106,10 +106,10 @@ def _costs(references: Sequence[Reference], models: Sequence[Model], output_toke
     """Return USD of shape (rows, models): as the rows say, else by the catalogue's prices."""
     costs = np.empty((len(references), len(models)))
     for row, reference in enumerate(references):
-        size = normalise(Request("", reference.prompt, reference.messages[:-1])).size
+        prompt = normalise(Request("", reference.prompt, reference.messages[:-1]))
         for column, model in enumerate(models):
             known = reference.costs.get(model.id)
-            listed = model.cost_usd(size / CHARACTERS_PER_TOKEN, output_tokens)
+            listed = model.cost_usd(prompt.input_tokens, output_tokens)
             costs[row, column] = listed if known is None else known
     return costs
 

@@ -8,7 +8,7 @@ import numpy as np
 from index.generation import Generation
 from index.records import Reference
 from index.vectors import Vectors
-from service.decide import CHARACTERS_PER_TOKEN, normalise
+from service.decide import normalise
 from service.evaluation.answers import Answered, learn_prior
 from service.evaluation.data import Rows, to_request
 from service.lookup import Ask, search
@@ -64,7 +64,7 @@ def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Pro
         [],
         neighbours=routing.neighbours,
         min_similarity=routing.min_similarity,
-        input_characters=prompt.size,
+        input_tokens=prompt.input_tokens,
         output_tokens=routing.output_tokens,
     )
 
@@ -76,7 +76,7 @@ def _plan(
         result.estimates,
         request.route,
         generation.catalogue,
-        input_tokens=prompt.size / CHARACTERS_PER_TOKEN,
+        input_tokens=prompt.input_tokens,
         output_tokens=routing.output_tokens,
         fallback=fallback,
         confidence=result.confidence,

@@ -18,7 +18,6 @@ from service.requests import Estimate, Neighbour
 
 # As many virtual neighbours with the overall mean: a model nobody near has tried is not judged from nothing.
 _PRIOR_WEIGHT: Final = 1.0
-_CHARACTERS_PER_TOKEN: Final = 4.0
 _ONE_SIDED_95: Final = 1.645
 
 
@@ -38,7 +37,7 @@ def vote(
     *,
     neighbours: int,
     min_similarity: float,
-    input_characters: int,
+    input_tokens: float,
     output_tokens: int,
 ) -> Vote:
     """Return what is expected of every model of the catalogue.
@@ -49,7 +48,7 @@ def vote(
         live: (cosine, reference) of the nearest live references of the scope.
         neighbours: how many vote at the most, of both together.
         min_similarity: who is less similar does not vote.
-        input_characters: length of all that the model reads.
+        input_tokens: about how many tokens the model would read.
         output_tokens: expected length of the answer.
 
     Returns:
@@ -73,7 +72,7 @@ def vote(
     total = weights @ known.scored
     quality = (weights @ known.scores + _PRIOR_WEIGHT * generation.prior) / (total + _PRIOR_WEIGHT)
     spread = _ONE_SIDED_95 * np.sqrt(np.maximum(quality * (1 - quality), 0.0) / (total + _PRIOR_WEIGHT))
-    costs = _costs(generation, known, weights, input_characters, output_tokens)
+    costs = _costs(generation, known, weights, input_tokens, output_tokens)
     low = np.maximum(quality - spread, 0.0)
     latencies = [model.latency_s(output_tokens) for model in generation.catalogue.models]
     fields = zip(generation.catalogue.ids, quality.tolist(), low.tolist(), costs.tolist(), latencies, strict=True)
@@ -95,11 +94,10 @@ def _confidence(quality: NDArray[np.float64], spread: NDArray[np.float64]) -> fl
 
 
 def _costs(
-    generation: Generation, known: Known, weights: NDArray[np.float64], input_characters: int, output_tokens: int
+    generation: Generation, known: Known, weights: NDArray[np.float64], input_tokens: float, output_tokens: int
 ) -> NDArray[np.float64]:
     """Return USD for every model: as the neighbours cost where they say so, else by the catalogue's prices."""
-    tokens = input_characters / _CHARACTERS_PER_TOKEN
-    listed = np.array([model.cost_usd(tokens, output_tokens) for model in generation.catalogue.models])
+    listed = np.array([model.cost_usd(input_tokens, output_tokens) for model in generation.catalogue.models])
     mean = generation.mean_costs
     fallback = np.where(np.isnan(mean), listed, mean)
     if not len(weights) or not known.priced.any():

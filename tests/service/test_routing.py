@@ -214,9 +214,9 @@ LIVE = st.lists(
 
 @given(NEAR, LIVE, st.integers(0, 10**6), st.integers(1, 10**6))
 def test_a_vote_is_made_of_probabilities_whatever_the_neighbours_know(
-    near: list[tuple[float, int]], live: list[tuple[float, Reference]], characters: int, tokens: int
+    near: list[tuple[float, int]], live: list[tuple[float, Reference]], read: int, written: int
 ) -> None:
-    found = _vote(near, live, characters, tokens)
+    found = _vote(near, live, read, written)
     assert [estimate.model for estimate in found.estimates] == list(IDS)
     for estimate in found.estimates:
         assert 0 <= estimate.quality_low <= estimate.quality <= 1
@@ -224,7 +224,7 @@ def test_a_vote_is_made_of_probabilities_whatever_the_neighbours_know(
     assert 0 <= found.confidence <= 1
     if near or live:
         assert abs(sum(n.weight for n in found.neighbours) - 1) < 1e-9
-    assert found == _vote(near, live, characters, tokens)
+    assert found == _vote(near, live, read, written)
 
 
 _GENERATION: list[Generation] = []
@@ -235,15 +235,15 @@ def _loaded(generation: Generation) -> None:
     _GENERATION[:] = [generation]
 
 
-def _vote(near: list[tuple[float, int]], live: list[tuple[float, Reference]], characters: int, tokens: int) -> Any:
+def _vote(near: list[tuple[float, int]], live: list[tuple[float, Reference]], read: int, written: int) -> Any:
     return vote(
         _GENERATION[0],
         near,
         live,
         neighbours=50,
         min_similarity=0.25,
-        input_characters=characters,
-        output_tokens=tokens,
+        input_tokens=read,
+        output_tokens=written,
     )
 
 
@@ -265,9 +265,7 @@ def test_prices_tell_the_cost_where_references_do_not(tmp_path: Path) -> None:
     rows = [reference for reference in REFERENCES if not reference.costs]
     build_index(rows, CATALOGUE, HashEncoder(), tmp_path)
     generation = load_generation(current_generation(tmp_path))
-    found = vote(
-        generation, [(0.9, 0)], [], neighbours=50, min_similarity=0.25, input_characters=4_000, output_tokens=500
-    )
+    found = vote(generation, [(0.9, 0)], [], neighbours=50, min_similarity=0.25, input_tokens=1_000, output_tokens=500)
     expected = [model.cost_usd(1_000, 500) for model in CATALOGUE.models]
     np.testing.assert_allclose([e.cost_usd for e in found.estimates], expected)
     assert [e.latency_s for e in found.estimates] == [model.latency_s(500) for model in CATALOGUE.models]
