@@ -132,6 +132,12 @@ class Generation:
         """Mean scores, 0 where no reference knows the model: shape (models,)."""
         return np.nan_to_num(self.mean_scores.astype(np.float64))
 
+    @cached_property
+    def fallback(self) -> str:
+        """The id of the model to use when nothing is known: the catalogue's, else the best over all references."""
+        best = int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))
+        return self.catalogue.fallback or self.catalogue.models[best].id
+
 
 def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:
     """Return scores of shape (references, models of the catalogue), NaN where not known.

@@ -55,7 +55,7 @@ def _index(settings: Settings, encoder: Encoder | None) -> Finding:
         folder = current_generation(settings.index.path)
         name = f"index {folder}"
         generation = load_generation(folder, encoder.digest if encoder else None)
-        fallback_model(generation.catalogue, settings.routing.fallback, generation.mean_scores.tolist())
+        fallback_model(generation, settings.routing.fallback)
     except WaypostError as error:
         return name, str(error)
     return f"{name} ({len(generation.references)} references)", ""

@@ -182,7 +182,7 @@ class Decider:
             generation.catalogue,
             input_tokens=decision.prompt.input_tokens,
             output_tokens=route.output_tokens or routing.output_tokens,
-            fallback=fallback_model(generation.catalogue, routing.fallback, generation.mean_scores.tolist()),
+            fallback=fallback_model(generation, routing.fallback),
             confidence=result.confidence,
             reason=Reason.DEGRADED if decision.degraded else reason,
         )

@@ -141,7 +141,7 @@ def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
 def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Generation:
     """Load a generation and what is derived from it, and check that the settings fit it."""
     generation = load_generation(folder, encoder.digest)
-    fallback_model(generation.catalogue, settings.routing.fallback, generation.mean_scores.tolist())
+    fallback_model(generation, settings.routing.fallback)
     _ = generation.mean_costs, generation.known, generation.prior  # computed now, not by the first decision
     return generation
 

@@ -34,7 +34,6 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
     place = {model: i for i, model in enumerate(rows.models)}
     quality, cost = np.empty(rows.quality.shape), np.empty(rows.quality.shape)
     chosen, fallback = np.full(len(rows), -1), np.zeros(len(rows), np.bool_)
-    fallback_id = fallback_model(generation.catalogue, routing.fallback, generation.mean_scores.tolist())
     for first in range(0, len(rows), _AT_ONCE):
         batch = vectors[first : first + _AT_ONCE]
         found = search([Ask(None, generation, None, routing.neighbours)] * len(batch), batch)
@@ -42,7 +41,7 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
             request = to_request(rows.references[row], rows, routing.output_tokens, "")
             prompt = normalise(request)
             result = _vote(generation, near.references, prompt, routing)
-            plan = _plan(generation, result, request, prompt, routing, fallback_id)
+            plan = _plan(generation, result, request, prompt, routing)
             quality[row] = [result.estimates[i].quality for i in column]
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
@@ -69,16 +68,14 @@ def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Pro
     )
 
 
-def _plan(
-    generation: Generation, result: Vote, request: Request, prompt: Prompt, routing: RoutingSettings, fallback: str
-) -> Plan:
+def _plan(generation: Generation, result: Vote, request: Request, prompt: Prompt, routing: RoutingSettings) -> Plan:
     return choose(
         result.estimates,
         request.route,
         generation.catalogue,
         input_tokens=prompt.input_tokens,
         output_tokens=routing.output_tokens,
-        fallback=fallback,
+        fallback=fallback_model(generation, routing.fallback),
         confidence=result.confidence,
         reason=Reason.NEIGHBOURS if result.neighbours else Reason.FALLBACK,
     )

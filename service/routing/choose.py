@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from index.catalogue import Catalogue
+from index.generation import Generation
 from index.records import Model
 from service.requests import Estimate, Plan, Reason, RouteOptions
 
@@ -69,23 +70,17 @@ def rank(estimate: Estimate, willingness_to_pay: float | None) -> tuple[float, f
     return (-round(estimate.quality, 6), estimate.cost_usd, estimate.model)
 
 
-def fallback_model(catalogue: Catalogue, configured: str, mean_scores: Sequence[float]) -> str:
+def fallback_model(generation: Generation, configured: str) -> str:
     """Return the id of the model to use when nothing is known.
 
     Args:
-        catalogue: the models.
+        generation: whose fallback it is where the settings are silent.
         configured: id or alias from the settings, "" where they are silent.
-        mean_scores: of every model over all references, NaN where unknown.
+
+    Raises:
+        CatalogueError: the catalogue does not have the configured model.
     """
-    if configured:
-        return catalogue.get(configured).id
-    if catalogue.fallback:
-        return catalogue.fallback
-    best = max(
-        range(len(mean_scores)),
-        key=lambda i: mean_scores[i] if mean_scores[i] == mean_scores[i] else -1.0,
-    )
-    return catalogue.models[best].id
+    return generation.catalogue.get(configured).id if configured else generation.fallback
 
 
 def _limits(route: RouteOptions, tokens: float) -> list[Limit]:

@@ -1,5 +1,6 @@
 """Which model is called: limits first, then what the neighbours say, and always a word on why."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +184,27 @@ def test_limits_that_leave_no_model_say_what_to_relax(options: RouteOptions, nam
     assert any(line.startswith(named) for line in plan.infeasible)
 
 
-def test_the_fallback_is_the_configured_one_then_the_catalogue_s_then_the_best_on_average() -> None:
-    means = [0.1, 0.2, float("nan")]
-    assert fallback_model(CATALOGUE, "large", means) == "large-1"
-    assert fallback_model(CATALOGUE, "", means) == "medium-1"
-    silent = catalogue(MODELS.replace('fallback = "medium"', ""))
-    assert fallback_model(silent, "", means) == "medium-1"
-    assert fallback_model(silent, "", [0.3, 0.2, float("nan")]) == "small-1"
-    assert fallback_model(silent, "", [float("nan")] * 3) == "small-1"
+@pytest.mark.parametrize(
+    ("names", "configured", "scores", "expected"),
+    [
+        (True, "large", {"small-1": 0.3}, "large-1"),
+        (True, "", {"small-1": 0.3}, "medium-1"),
+        (False, "", {"small-1": 0.1, "medium-1": 0.2}, "medium-1"),
+        (False, "", {"small-1": 0.3, "medium-1": 0.2}, "small-1"),
+        (False, "", {"large-1": 0.0}, "large-1"),
+        (False, "", {}, "small-1"),
+    ],
+)
+def test_the_fallback_is_the_configured_one_then_the_catalogue_s_then_the_best_on_average(
+    generation: Generation,
+    names: bool,  # noqa: FBT001
+    configured: str,
+    scores: dict[str, float],
+    expected: str,
+) -> None:
+    models = CATALOGUE if names else catalogue(MODELS.replace('fallback = "medium"', ""))
+    of = replace(generation, catalogue=models, references=[Reference("r", "p", scores=scores)])
+    assert fallback_model(of, configured) == expected
 
 
 # ---- the vote --------------------------------------------------------------------------------------------------
