@@ -10,10 +10,10 @@ from typing import Final
 
 from benchmarks import prompts
 from benchmarks.process import ROOT, Finished, Service, Worker, finish, python, waypost
+from service.settings import DEFAULT_ENCODER
 
 STARTER: Final = ROOT / "reference_prompts" / "starter"
 MODELS: Final = ROOT / "reference_prompts" / "models.toml"
-ENCODER: Final = ROOT / "encoders" / "all-MiniLM-L6-v2"
 _LABELS: Final = ("small", "medium", "large")
 
 
@@ -106,7 +106,8 @@ class Bench:
     def encoder(self, file: Path, folder: Path | None = None) -> Worker:
         """Start the encoder alone, with the prompts of a file."""
         worker = Worker(python("-m", "benchmarks.encoder_worker"))
-        self.mean_tokens = worker.ask(do="load", prompts=str(file), encoder=str(folder or ENCODER))["mean_tokens"]
+        seen = worker.ask(do="load", prompts=str(file), encoder=str(folder or DEFAULT_ENCODER))
+        self.mean_tokens = seen["mean_tokens"]
         return worker
 
     mean_tokens: float = 0.0

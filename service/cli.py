@@ -96,13 +96,14 @@ def build_index(
     from index.catalogue import load_catalogue
     from index.encoder import OnnxEncoder
     from index.references import read_references, warnings
+    from service.settings import DEFAULT_ENCODER
 
     catalogue = load_catalogue(models)
     read = read_references(references, catalogue, on_error=on_error.value)
     _list_skipped(read.skipped)
     for warning in warnings(read.references):
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
-    loaded = OnnxEncoder.load(encoder or _default_encoder())
+    loaded = OnnxEncoder.load(encoder or DEFAULT_ENCODER)
     with _progress("embedding") as update:
         report = build(read.references, catalogue, loaded, output, update)
     typer.echo(
@@ -264,10 +265,6 @@ def _settings(config: Path | None, index: Path | None, data_dir: Path | None, li
     if listen:
         overrides["server"] = {"listen": tuple(listen)}
     return load_settings(config, overrides)
-
-
-def _default_encoder() -> Path:
-    return Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 
 
 def _pairs(values: list[str]) -> dict[str, str]:

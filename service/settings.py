@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -16,7 +16,7 @@ from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from service.errors import SettingsError
 
-_ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_ENCODER: Final = Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -57,7 +57,7 @@ class ServerSettings(_Table):
 class EncoderSettings(_Table):
     """The encoder and the queue in front of it."""
 
-    path: Path = _ROOT / "encoders" / "all-MiniLM-L6-v2"
+    path: Path = DEFAULT_ENCODER
     """The folder with model.onnx, tokenizer.json and encoder.json."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Encoder runs at the same time, each on one thread: the number of cores."""

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bench import ENCODER, Bench
+from benchmarks.bench import Bench
 from benchmarks.load import Load
 from benchmarks.measure import Goal, Row, medians
 from benchmarks.process import Worker
 from benchmarks.prompts import generate, write
 from benchmarks.rows.hits import store
+from service.settings import DEFAULT_ENCODER
 
 CALLERS: Final = 8
 _GOAL: Final = Goal(3.0, 6.0)
@@ -92,7 +93,7 @@ def _fastest(python: Path, module: str, files: Mapping[str, Path]) -> Worker:
     for env in _THREADS:
         # Without overrides of BLAS' choice of kernels, which make some machines' numpy slower than it is.
         worker = Worker([str(python), "-m", f"benchmarks.peers.{module}_bench"], env, without="OPENBLAS_")
-        worker.ask(do="fill", prompts=str(files["known"]), encoder=str(ENCODER))
+        worker.ask(do="fill", prompts=str(files["known"]), encoder=str(DEFAULT_ENCODER))
         seen = worker.ask(do="lookup", prompts=str(files["mixed"]), callers=CALLERS)
         rates.append((seen["lookups"] / seen["wall"], worker))
     rates.sort(key=lambda pair: pair[0])

@@ -7,11 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bench import ENCODER, Bench
+from benchmarks.bench import Bench
 from benchmarks.measure import Goal, Row, medians
 from benchmarks.prompts import generate
 from index.encoder import OnnxEncoder, encode_texts
 from index.vectors import Partition, Vectors
+from service.settings import DEFAULT_ENCODER
 
 _K: Final = 10
 _QUERIES: Final = 500
@@ -21,7 +22,7 @@ _BATCH: Final = 1_000
 
 def search(bench: Bench) -> list[Row]:
     """Fill a partition, then search and encode in turn, on one thread."""
-    encoder = OnnxEncoder.load(ENCODER)
+    encoder = OnnxEncoder.load(DEFAULT_ENCODER)
     texts = generate(min(20_000, bench.sizes.vectors) + _QUERIES, seed=2)
     embedded = encode_texts(encoder, texts)
     queries, vectors = embedded[:_QUERIES], spread(embedded[_QUERIES:], bench.sizes.vectors)

@@ -3,12 +3,13 @@
 import random
 from typing import Final
 
-from benchmarks.bench import ENCODER, Bench
+from benchmarks.bench import Bench
 from benchmarks.load import Load, Seen
 from benchmarks.measure import Table
 from benchmarks.prompts import generate, write
 from benchmarks.rows.hits import store
 from index.encoder import OnnxEncoder
+from service.settings import DEFAULT_ENCODER
 
 _CALLERS: Final = 64
 _LENGTHS: Final = (16, 64, 256)
@@ -55,7 +56,7 @@ def by_hit_ratio(bench: Bench) -> Table:
 
 def of_length(tokens: int, count: int) -> list[str]:
     """Return `count` different texts of exactly so many tokens."""
-    encoder, rng = OnnxEncoder.load(ENCODER), random.Random(tokens)
+    encoder, rng = OnnxEncoder.load(DEFAULT_ENCODER), random.Random(tokens)
     words = [word for text in generate(2_000, seed=5) for word in text.split() if word.isalpha()]
     texts: dict[str, None] = {}
     while len(texts) < count:
