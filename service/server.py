@@ -30,7 +30,7 @@ from service import operations
 from service.auth import ANYONE, authenticate
 from service.errors import InvalidRequest, NotReady, SettingsError, to_code, to_status
 from service.runtime import Runtime, load
-from service.settings import ServerSettings, Settings
+from service.settings import ServerSettings, Settings, socket_path
 
 _log = structlog.get_logger("waypost")
 _DETAILS: Final = "grpc-status-details-bin"
@@ -220,14 +220,14 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
 
 def _bind(server: grpc.aio.Server, address: str) -> str:
     """Bind an address and return it as it can be called: a port of 0 becomes the one that was taken."""
-    path = address.removeprefix("unix:").removeprefix("//") if address.startswith("unix:") else None
+    path = socket_path(address)
     try:
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if _answers(path):  # gRPC would take the path away from whoever listens there
                 raise OSError("someone listens there")
-            server.add_insecure_port(f"unix:{Path(path).absolute()}")
-            return f"unix:{Path(path).absolute()}"
+            server.add_insecure_port(f"unix:{path}")
+            return f"unix:{path}"
         port = server.add_insecure_port(address)
     except (RuntimeError, OSError) as error:
         raise SettingsError(
@@ -236,9 +236,9 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
-def _answers(path: str) -> bool:
+def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
+        return probe.connect_ex(str(path)) == 0
 
 
 def _serve_metrics(settings: ServerSettings, runtime: Runtime) -> Any:

@@ -232,14 +232,22 @@ def _is_unknown(name: str) -> bool:
     return not (isinstance(kind, type) and issubclass(kind, BaseModel) and key.partition("__")[0] in kind.model_fields)
 
 
+def socket_path(address: str) -> Path | None:
+    """Return the absolute path of an address `unix:PATH`; None for `host:port`. ValueError where the path is wrong."""
+    if not address.startswith("unix:"):
+        return None
+    path = address.removeprefix("unix:").removeprefix("//")
+    if not path:
+        raise ValueError(f"{address!r}: a path must follow, for example unix:/run/waypost.sock")
+    absolute = Path(path).absolute()
+    if len(str(absolute).encode()) > 107:  # noqa: PLR2004 - what the kernel takes
+        raise ValueError(f"{address!r}: the path of a unix socket may have 107 bytes at the most")
+    return absolute
+
+
 def check_address(address: str) -> str:
     """Return the address, or raise ValueError where it is neither `host:port` nor `unix:PATH`."""
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:").removeprefix("//")
-        if not path:
-            raise ValueError(f"{address!r}: a path must follow, for example unix:/run/waypost.sock")
-        if len(str(Path(path).absolute()).encode()) > 107:  # noqa: PLR2004 - what the kernel takes
-            raise ValueError(f"{address!r}: the path of a unix socket may have 107 bytes at the most")
+    if socket_path(address) is not None:
         return address
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - ports
