@@ -25,7 +25,7 @@ from service.convert import fields, incoming, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, to_status
 from service.lookup import Ask
-from service.reports import Report, report, to_answer
+from service.reports import Report, oversize, report, to_answer
 from service.requests import Decision, Outcome
 from service.runtime import Runtime
 from service.settings import to_toml
@@ -134,8 +134,8 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     decider, settings = call.runtime.decider, call.runtime.settings.cache
     if not settings.enabled:
         raise PreconditionFailed("CACHE_DISABLED", "cache.enabled", "the cache is switched off: set cache.enabled")
-    if len(answer.encode()) > settings.max_answer_kib * 1_024:
-        raise InvalidRequest(("answer", f"larger than cache.max_answer_kib ({settings.max_answer_kib})"))
+    if large := oversize(answer, settings):
+        raise InvalidRequest(("answer", large))
     what = Report(
         _catalogue(call).resolve(message.model) or message.model,
         Outcome.OK,

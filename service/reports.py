@@ -168,6 +168,11 @@ def _refusal(what: Report, settings: CacheSettings) -> str:
         return "the answer is empty"
     if what.finish_reason not in _COMPLETE:
         return f"finish_reason {what.finish_reason!r} is not that of a complete answer"
-    if len(what.answer.encode()) > settings.max_answer_kib * 1_024:
-        return f"the answer is larger than cache.max_answer_kib ({settings.max_answer_kib})"
-    return ""
+    large = oversize(what.answer, settings)
+    return f"the answer is {large}" if large else ""
+
+
+def oversize(answer: str, settings: CacheSettings) -> str:
+    """Return in words that an answer is larger than what is stored, "" where it is not."""
+    large = len(answer.encode()) > settings.max_answer_kib * 1_024
+    return f"larger than cache.max_answer_kib ({settings.max_answer_kib})" if large else ""
