@@ -149,8 +149,8 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     )
     prompt = normalise(request)
     embedded = await decider.batcher.submit(prompt.text, _NO_SEARCH)
-    vector = (_raw(embedded.vector), embedded.truncated)
-    stored = to_answer(request.scope, prompt, what, call.runtime.encoder, vector, settings)
+    vector, truncated = _raw(embedded.vector), embedded.truncated
+    stored = to_answer(request.scope, prompt, what, call.runtime.encoder, vector, settings, truncated=truncated)
     return cache_pb2.PutResponse(entry_id=stored.id, replaced=await decider.answers.put(stored))
 
 

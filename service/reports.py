@@ -88,7 +88,8 @@ async def report(
     refused = _refusal(what, settings)
     if refused:
         return Reported(not_stored_because=refused, removed=removed)
-    answer = to_answer(decision.request.scope, decision.prompt, what, encoder, decision, settings)
+    scope, prompt, truncated = decision.request.scope, decision.prompt, decision.truncated
+    answer = to_answer(scope, prompt, what, encoder, decision.vector, settings, truncated=truncated)
     decision.fill_token = ""  # used up before the write, so that a second report cannot slip in beside it
     try:
         await answers.put(answer)
@@ -103,8 +104,10 @@ def to_answer(
     prompt: Prompt,
     what: Report,
     encoder: Encoder,
-    embedded: Decision | tuple[bytes, bool],
+    vector: bytes,
     settings: CacheSettings,
+    *,
+    truncated: bool,
 ) -> Answer:
     """Return an answer ready to be stored.
 
@@ -113,10 +116,10 @@ def to_answer(
         prompt: what it answers.
         what: the answer itself.
         encoder: of the vector.
-        embedded: where vector and `truncated` come from.
+        vector: of the prompt, float32 in bytes.
         settings: for the time to live.
+        truncated: whether the vector speaks only for the prompt's beginning.
     """
-    vector, truncated = embedded if isinstance(embedded, tuple) else (embedded.vector, embedded.truncated)
     now = time.time()
     ttl = settings.ttl_s if what.ttl is None else what.ttl
     return Answer(
