@@ -249,8 +249,3 @@ class View:
         if scope.reference_partition is None:
             scope.reference_partition = Partition(self._dimensions)
         return scope.reference_partition, self._next_row
-
-
-def to_vector(raw: bytes) -> Vectors:
-    """Return a stored vector as an array of shape (dimensions,)."""
-    return np.frombuffer(raw, dtype="<f4")

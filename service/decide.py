@@ -72,7 +72,7 @@ class Decider:
             if decision.hit is not None:
                 return self._record(decision, started)
 
-        found, vote_ = NOTHING_FOUND, Vote((), (), 0.0)
+        found = NOTHING_FOUND
         try:
             embedded = await self._embed(request, prompt, generation, deadline, semantic=caching)
             timings.queue, timings.encode, timings.search = (

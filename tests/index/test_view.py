@@ -12,7 +12,7 @@ from index.records import Answer, LiveReference, Reference
 from index.store import Change, Kind, MemoryStore, Record, RecordKey, key_of
 from index.text import EMPTY_CONTEXT, answer_key
 from index.vectors import Vectors
-from index.view import View, to_vector
+from index.view import View
 
 D = 8
 ENCODER = "this"
@@ -209,11 +209,6 @@ def test_loading_names_what_another_encoder_embedded() -> None:
         (Kind.REFERENCE, "old"),
     }
     assert (view.answers, view.live_references) == (2, 2)
-
-
-def test_a_stored_vector_is_read_back_bit_by_bit() -> None:
-    one = vector(1, 2, 3)
-    np.testing.assert_array_equal(to_vector(one.tobytes()), one)
 
 
 SCOPES = ["a", "ab", "b"]
