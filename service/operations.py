@@ -172,12 +172,7 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
 
 async def list_answers(message: cache_pb2.ListAnswersRequest, call: Call) -> Message:
     """Cache.ListAnswers."""
-    scope = fields.scope_of(message.scope)
-    call.principal.check_scope(scope)
-    after, limit = incoming.to_page(message)
-    changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.ANSWER, scope, after, limit + 1)
-    rows = ((c.seq, outgoing.from_answer(c.record)) for c in changes)  # type: ignore[arg-type]
-    page, token = outgoing.page_of(rows, limit)
+    page, token = await _page(message, call, Kind.ANSWER)
     return cache_pb2.ListAnswersResponse(answers=page, next_page_token=token)
 
 
@@ -216,12 +211,7 @@ async def delete(message: references_pb2.DeleteRequest, call: Call) -> Message:
 
 async def list_references(message: references_pb2.ListRequest, call: Call) -> Message:
     """References.List."""
-    scope = fields.scope_of(message.scope)
-    call.principal.check_scope(scope)
-    after, limit = incoming.to_page(message)
-    changes = await asyncio.to_thread(call.runtime.decider.answers.page, Kind.REFERENCE, scope, after, limit + 1)
-    rows = ((c.seq, outgoing.from_reference(c.record.reference)) for c in changes)  # type: ignore[union-attr]
-    page, token = outgoing.page_of(rows, limit)
+    page, token = await _page(message, call, Kind.REFERENCE)
     return references_pb2.ListResponse(references=page, next_page_token=token)
 
 
@@ -344,6 +334,17 @@ def _decision(decision_id: str, call: Call) -> Decision:
             f"up to decisions.keep ({keep:,})"
         )
     return decision
+
+
+async def _page(
+    message: cache_pb2.ListAnswersRequest | references_pb2.ListRequest, call: Call, kind: Kind
+) -> tuple[list[Any], str]:
+    """Return one page of a scope's records of a kind, as messages, and the token of the next."""
+    scope = fields.scope_of(message.scope)
+    call.principal.check_scope(scope)
+    after, limit = incoming.to_page(message)
+    changes = await asyncio.to_thread(call.runtime.decider.answers.page, kind, scope, after, limit + 1)
+    return outgoing.page_of(((c.seq, outgoing.from_record(c.record)) for c in changes if c.record), limit)
 
 
 def _raw(vector: Vectors) -> bytes:

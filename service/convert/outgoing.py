@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.records import Answer, Model, Reference
+from index.store import Record
 from service.convert.fields import MIB
 from service.requests import (
     STAGES,
@@ -157,6 +158,11 @@ def best_model(reference: Reference) -> str:
     if reference.best_model or not reference.scores:
         return reference.best_model
     return min(reference.scores, key=lambda name: (-reference.scores[name], name))
+
+
+def from_record(record: Record) -> ProtoMessage:
+    """Return a stored record as its list shows it."""
+    return from_answer(record) if isinstance(record, Answer) else from_reference(record.reference)
 
 
 def from_answer(answer: Answer) -> cache_pb2.StoredAnswer:
