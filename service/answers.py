@@ -8,7 +8,7 @@ hears back, so no later lookup finds what was removed. Called by the edge; looku
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,6 +26,7 @@ from index.view import Entry, View
 _RECENT_BYTES: Final = 16 << 20
 _TEND_EVERY_S: Final = 5.0
 _SWEEP_AT_ONCE: Final = 10_000
+_READ_AT_ONCE: Final = 8
 
 
 @dataclass(slots=True)
@@ -67,9 +68,14 @@ class Answers:
                 self._recent[entry.row] = answer
         return answer
 
-    def page(self, kind: Kind, scope: str, after: int, limit: int) -> list[Change]:
-        """Return live records of a scope in the order they were written, `after` a sequence number."""
-        return self._store.scan(kind, scope, after=after, limit=limit)
+    def page(self, kind: Kind, scope: str, after: int) -> Iterator[Change]:
+        """Yield live records of a scope in the order they were written, `after` a sequence number.
+
+        They are read a few at a time, as they are asked for: a thousand of the largest answers are gigabytes.
+        """
+        while changes := self._store.scan(kind, scope, after=after, limit=_READ_AT_ONCE):
+            yield from changes
+            after = changes[-1].seq
 
     async def put(self, answer: Answer) -> bool:
         """Store an answer durably and serve it from now on; return whether it took another's place.

@@ -34,6 +34,8 @@ _NO_SEARCH = Ask(None, None, None, 0)
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
 _LISTED = 1_000
+# A response's thousand parts each take a few bytes more than themselves.
+_FRAMES = 64 << 10
 _WHOLE = "waypost.v1."
 
 
@@ -343,8 +345,14 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    changes = await asyncio.to_thread(call.runtime.decider.answers.page, kind, scope, after, limit + 1)
-    return outgoing.page_of(((c.seq, outgoing.from_record(c.record)) for c in changes if c.record), limit)
+    changes = call.runtime.decider.answers.page(kind, scope, after)
+    rows = ((c.seq, outgoing.from_record(c.record)) for c in changes if c.record)
+    return await asyncio.to_thread(outgoing.page_of, rows, limit, _room(call))
+
+
+def _room(call: Call) -> int:
+    """Return how many bytes the parts of a response may have together, without what frames them."""
+    return (call.runtime.settings.server.max_message_mib << 20) - _FRAMES
 
 
 def _raw(vector: Vectors) -> bytes:

@@ -212,18 +212,20 @@ def from_model(model: Model) -> admin_pb2.ModelInfo:
     )
 
 
-def page_of(messages: Iterable[tuple[int, ProtoMessage]], limit: int) -> tuple[list[Any], str]:
+def page_of(messages: Iterable[tuple[int, ProtoMessage]], limit: int, room: int) -> tuple[list[Any], str]:
     """Return the messages of a page of at most 8 MiB, and the token of the next ("" where this is the last).
 
     Args:
-        messages: (sequence number, message), at most `limit` + 1 of them.
+        messages: (sequence number, message) of all there are; no more are taken than the page shows, and one.
         limit: the most messages on a page.
+        room: the most bytes on a page, where that is less than 8 MiB; one message is taken whatever its size.
     """
+    room = min(room, 8 * MIB)
     page: list[Any] = []
     size, last = 0, 0
     for seq, message in messages:
         size += message.ByteSize()
-        if page and (len(page) == limit or size > 8 * MIB):
+        if page and (len(page) == limit or size > room):
             return page, str(last)
         page.append(message)
         last = seq

@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
+from index.store import Change, Kind, MemoryStore
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, to_status
 from tests.service.kit import Service, build, running
 
@@ -547,6 +548,29 @@ async def test_a_page_of_large_answers_ends_early_and_loses_none(service: Servic
     first = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest(page_size=1_000))
     assert 1 <= len(first.answers) < 12
     assert first.ByteSize() < 9 * 2**20
+
+
+class CountingStore(MemoryStore):
+    """Counts what is read page by page."""
+
+    read = 0
+
+    def scan(self, kind: Kind, scope: str, *, after: int = 0, limit: int = 100) -> list[Change]:
+        found = super().scan(kind, scope, after=after, limit=limit)
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (2, 2)])
+async def test_a_page_of_large_answers_reads_little_more_than_it_shows(root: Path, mib: int, shown: int) -> None:
+    store = CountingStore()
+    async with running(root, store=store, server={"max_message_mib": mib}) as service:
+        for i in range(40):
+            await service.put(f"question {i}", "x" * 1_000_000)
+        page = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest(page_size=1_000))
+        assert len(page.answers) == shown
+        assert page.ByteSize() < mib << 20
+        assert store.read <= 16
 
 
 # ---- capacity ------------------------------------------------------------------------------------------------
