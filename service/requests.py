@@ -72,7 +72,11 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True)
 class RouteOptions:
-    """What the caller asks of the plan. Models are ids of the catalogue."""
+    """What is asked of the plan, by the caller or by the policy. Models are ids of the catalogue.
+
+    `limits` are the policy's own: what each is called, and the models it leaves. `latency_weight`: points of quality
+    that a second is worth. `unit`: what experiments assign by.
+    """
 
     allow: frozenset[str] = frozenset()
     deny: frozenset[str] = frozenset()
@@ -83,9 +87,14 @@ class RouteOptions:
     willingness_to_pay: float | None = None
     output_tokens: int | None = None
     pin: str = ""
+    latency_weight: float = 0.0
+    limits: tuple[tuple[str, frozenset[str]], ...] = ()
+    unit: str = ""
 
     def admits(self, model: str) -> bool:
         """Return whether an answer of this model is wanted at all, be it a cached one."""
+        if any(model not in admitted for _, admitted in self.limits):
+            return False
         if self.pin:
             return model == self.pin
         return (not self.allow or model in self.allow) and model not in self.deny

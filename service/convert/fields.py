@@ -159,7 +159,6 @@ def to_route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOpti
     for field in ("allow_models", "deny_models"):
         at_most(f"route.{field}", getattr(message, field), 256)
     at_most("route.require", message.require, 64)
-    sized("route.experiment_unit", message.experiment_unit, 256)
     if message.shape not in types_pb2.PlanShape.values():
         raise InvalidRequest(("route.shape", f"{message.shape} is not a PlanShape"))
     if message.shape > types_pb2.PLAN_SHAPE_SINGLE:
@@ -182,4 +181,5 @@ def to_route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOpti
         willingness_to_pay=number("willingness_to_pay", 0, math.inf),
         output_tokens=int(tokens) if tokens is not None else None,
         pin=next(iter(to_models("route.pin_model", [message.pin_model], catalogue))) if message.pin_model else "",
+        unit=sized("route.experiment_unit", message.experiment_unit, 256),
     )

@@ -1,6 +1,11 @@
-"""The choose and plan stages: limits first, then the best of what is left, then where to go if it fails."""
+"""The choose stage's arithmetic: which models are feasible, and in which order they are worth calling.
 
-from collections.abc import Callable, Sequence
+Pure: what it is given, it ranks. Who sets limits and weights, and what happens to the ranking afterwards, is
+`service.policy`; what becomes of it is a plan (`single` here).
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from index.catalogue import Catalogue
@@ -14,6 +19,23 @@ _STEPS: Final = 3
 Limit = tuple[str, Callable[[Model, Estimate], bool]]
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The feasible models, best first; without any, `infeasible` says which limits left none."""
+
+    models: tuple[Estimate, ...]
+    confidence: float
+    reason: Reason
+    infeasible: tuple[str, ...] = ()
+
+    def led_by(self, model: str) -> "Ranking":
+        """Return the same with this feasible model in front."""
+        if self.models[0].model == model:
+            return self
+        first = next(e for e in self.models if e.model == model)
+        return replace(self, models=(first, *(e for e in self.models if e is not first)))
+
+
 def choose(
     estimates: Sequence[Estimate],
     route: RouteOptions,
@@ -25,49 +47,89 @@ def choose(
     confidence: float,
     reason: Reason,
 ) -> Plan:
-    """Return the plan: the best feasible model, then dearer ones to go on to.
+    """Return the plan without a policy: `rank`, then `single`; the arguments are theirs."""
+    tokens = input_tokens + output_tokens
+    return single(
+        rank(estimates, route, catalogue, tokens=tokens, fallback=fallback, confidence=confidence, reason=reason)
+    )
+
+
+def rank(
+    estimates: Sequence[Estimate],
+    route: RouteOptions,
+    catalogue: Catalogue,
+    *,
+    tokens: float,
+    fallback: str,
+    confidence: float,
+    reason: Reason,
+    avoid: Collection[str] = (),
+) -> Ranking:
+    """Return the models that keep all limits, in the order in which they are worth calling.
 
     Args:
         estimates: one for each model of the catalogue, in its order.
-        route: what the caller asks.
+        route: limits and weights.
         catalogue: the models.
-        input_tokens: about how many tokens the model would read.
-        output_tokens: how many it is expected to write.
-        fallback: the model to take unless `reason` is NEIGHBOURS.
-        confidence: of the vote, 0 to 1.
+        tokens: about how many the model would read and write together.
+        fallback: the model to take unless `reason` is NEIGHBOURS; "": the best all the same.
+        confidence: of the estimates, 0 to 1.
         reason: NEIGHBOURS, FALLBACK or DEGRADED.
+        avoid: models in bad health; they are feasible only where no other is.
     """
-    limits = _limits(route, input_tokens + output_tokens)
-    pairs = list(zip(catalogue.models, estimates, strict=True))
-    feasible = [e for m, e in pairs if all(allows(m, e) for _, allows in limits)]
+    feasible = _feasible(estimates, route, catalogue, tokens)
     if not feasible:
-        return Plan((), 0.0, Reason.CONSTRAINED, _what_to_relax(pairs, limits))
-    ranked = sorted(feasible, key=lambda e: rank(e, route.willingness_to_pay))
-    first = ranked[0]
+        return Ranking((), 0.0, Reason.CONSTRAINED, _what_to_relax(estimates, route, catalogue, tokens))
+    if avoid and (healthy := [e for e in feasible if e.model not in avoid]):
+        feasible = healthy
+    worth = order(estimates, route)
+    ranked = Ranking(tuple(sorted(feasible, key=worth)), confidence, reason)
     if route.pin:
-        reason, confidence = Reason.PINNED, 1.0
-    elif reason is not Reason.NEIGHBOURS:
-        first = next((e for e in feasible if e.model == fallback), first)
-        if first.model != fallback:
-            reason = Reason.CONSTRAINED
-    elif len(feasible) < len(pairs) and first is not min(estimates, key=lambda e: rank(e, route.willingness_to_pay)):
-        reason = Reason.CONSTRAINED
+        return replace(ranked, reason=Reason.PINNED, confidence=1.0)
+    if reason is not Reason.NEIGHBOURS and fallback:
+        if any(e.model == fallback for e in feasible):
+            return ranked.led_by(fallback)
+        return replace(ranked, reason=Reason.CONSTRAINED)
+    if len(feasible) < len(estimates) and ranked.models[0] is not min(estimates, key=worth):
+        return replace(ranked, reason=Reason.CONSTRAINED)
+    return ranked
+
+
+def order(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Estimate], tuple[float, float, str]]:
+    """Return a sort key, best first: utility, then cost, then name."""
+    value = utility(estimates, route)
+    if route.willingness_to_pay is None:  # near equals are equal, so that the cheaper one is taken
+        return lambda e: (-round(value(e), 6), e.cost_usd, e.model)
+    return lambda e: (-value(e), e.cost_usd, e.model)
+
+
+def utility(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Estimate], float]:
+    """Return what a model is worth, in points of quality: quality - cost / willingness_to_pay - latency weight.
+
+    A model of unknown latency is taken to be as slow as the others on average.
+    """
+    price, weight = route.willingness_to_pay, route.latency_weight
+    if not weight:
+        return (lambda e: e.quality) if price is None else (lambda e: e.quality - e.cost_usd / price)
+    known = [e.latency_s for e in estimates if e.latency_s is not None]
+    usual = sum(known) / len(known) if known else 0.0
+
+    def value(e: Estimate) -> float:
+        cost = 0.0 if price is None else e.cost_usd / price
+        return e.quality - cost - weight * (usual if e.latency_s is None else e.latency_s)
+
+    return value
+
+
+def single(ranking: Ranking) -> Plan:
+    """Return the plan of the form SINGLE: the first of the ranking, then dearer ones to go on to."""
+    if not ranking.models:
+        return Plan((), 0.0, ranking.reason, ranking.infeasible)
+    first = ranking.models[0]
     further = sorted(
-        (e for e in feasible if e.cost_usd > first.cost_usd and e.quality > 0),
-        key=lambda e: e.cost_usd,
+        (e for e in ranking.models if e.cost_usd > first.cost_usd and e.quality > 0), key=lambda e: e.cost_usd
     )
-    return Plan((first, *further[: _STEPS - 1]), confidence, reason)
-
-
-def rank(estimate: Estimate, willingness_to_pay: float | None) -> tuple[float, float, str]:
-    """Return a sort key, best first: utility where a price is put on quality, else quality, then cost."""
-    if willingness_to_pay is not None:
-        return (
-            estimate.cost_usd / willingness_to_pay - estimate.quality,
-            estimate.cost_usd,
-            estimate.model,
-        )
-    return (-round(estimate.quality, 6), estimate.cost_usd, estimate.model)
+    return Plan((first, *further[: _STEPS - 1]), ranking.confidence, ranking.reason)
 
 
 def fallback_model(generation: Generation, configured: str) -> str:
@@ -83,6 +145,15 @@ def fallback_model(generation: Generation, configured: str) -> str:
     return generation.catalogue.get(configured).id if configured else generation.fallback
 
 
+def _feasible(
+    estimates: Sequence[Estimate], route: RouteOptions, catalogue: Catalogue, tokens: float
+) -> list[Estimate]:
+    """Return the estimates of the models that keep every limit."""
+    limits = _limits(route, tokens)
+    pairs = zip(catalogue.models, estimates, strict=True)
+    return [e for m, e in pairs if all(allows(m, e) for _, allows in limits)]
+
+
 def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
     """Return the limits that apply, each with its name for a person."""
     limits: list[Limit] = [
@@ -91,6 +162,7 @@ def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
             lambda m, _: not m.context_window or tokens <= m.context_window,
         )
     ]
+    limits += [(name, _among(admitted)) for name, admitted in route.limits]
     if route.pin:
         limits.append((f"pin_model {route.pin}", lambda m, _: m.id == route.pin))
     if route.allow:
@@ -114,8 +186,16 @@ def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
     return limits
 
 
-def _what_to_relax(pairs: Sequence[tuple[Model, Estimate]], limits: Sequence[Limit]) -> tuple[str, ...]:
+def _among(admitted: frozenset[str]) -> Callable[[Model, Estimate], bool]:
+    return lambda m, _: m.id in admitted
+
+
+def _what_to_relax(
+    estimates: Sequence[Estimate], route: RouteOptions, catalogue: Catalogue, tokens: float
+) -> tuple[str, ...]:
     """Return a line for each limit: those that alone would leave a model if dropped come first."""
+    limits = _limits(route, tokens)
+    pairs = list(zip(catalogue.models, estimates, strict=True))
     decisive, others = [], []
     for name, allows in limits:
         rest = [other for other in limits if other[1] is not allows]
