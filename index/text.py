@@ -1,18 +1,15 @@
 """Canonical text, fingerprints and keys: what makes two requests the same.
 
 Pure functions. A key must never collide by concatenation, so every part is hashed with its length in front. Used
-by the cache (exact key, context), by the builder (content hash) and by checks on what a text says (numbers).
+by the cache (exact key, context) and by the builder (content hash).
 """
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from index.records import Message
-
-_NUMBER = re.compile(r"\d+(?:[.,:/\-]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +72,3 @@ def answer_key(scope: str, context: bytes, text: str) -> bytes:
 def content_hash(encoder_digest: str, text: str) -> bytes:
     """Return 16 bytes that say whether a text was already embedded, by this very encoder."""
     return digest((encoder_digest, text), 16)
-
-
-def numbers(text: str) -> tuple[str, ...]:
-    """Return the numbers a text holds, in order: digits of any script, with inner separators.
-
-    Thousands separators are dropped ("1,000" is "1000"), so that spelling alone makes no difference.
-    """
-    if text.isascii() and not any(map(str.isdigit, text)):
-        return ()
-    text = unicodedata.normalize("NFKC", text)
-    found = []
-    for match in _NUMBER.findall(text):
-        plain = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in match)
-        found.append(re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", plain))
-    return tuple(found)

@@ -13,15 +13,19 @@ import numpy as np
 
 from index.records import Answer, LiveReference, Reference
 from index.store import Change, Kind, RecordKey, Store
-from index.text import numbers
 from index.vectors import Partition, Vectors
+from index.wording import LONGEST
 
 _PAGE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a cached answer without its text. `row` is its id inside the partition."""
+    """What is known of a cached answer without its text.
+
+    `row` is its id inside the partition; `prompt` is what is compared with other prompts: the beginning where it is
+    longer than anyone reads, "" where it is only ever hit exactly.
+    """
 
     id: str
     row: int
@@ -32,8 +36,8 @@ class Entry:
     expires_at: float
     model: str
     source_tags: tuple[str, ...]
-    numbers: tuple[str, ...]
     truncated: bool
+    prompt: str
 
     def alive(self, now: float) -> bool:
         """Return whether it can still be served at a time (seconds since the epoch)."""
@@ -216,6 +220,7 @@ class View:
     def _add_answer(self, answer: Answer) -> tuple[Partition | None, int]:
         scope = self._scope(answer.scope)
         self._next_row += 1
+        near = bool(answer.vector) and not answer.truncated and answer.encoder == self._encoder_digest
         entry = Entry(
             id=answer.id,
             row=self._next_row,
@@ -226,12 +231,12 @@ class View:
             expires_at=answer.expires_at,
             model=answer.model,
             source_tags=answer.source_tags,
-            numbers=numbers(answer.prompt),
             truncated=answer.truncated,
+            prompt=answer.prompt[: LONGEST + 1] if near else "",
         )
         scope.by_id[entry.id] = scope.by_key[entry.key] = entry
         self.answers += 1
-        if entry.truncated or not answer.vector or answer.encoder != self._encoder_digest:
+        if not near:
             return None, 0
         scope.by_row[entry.row] = entry
         if entry.context not in scope.partitions:

@@ -10,6 +10,7 @@ from index.errors import StoreHeldError, WaypostError
 from index.generation import current_generation, load_generation
 from index.references import read_references, warnings
 from index.sqlite_store import SqliteStore
+from service.cache.semantic import load_judge
 from service.routing.choose import fallback_model
 from service.settings import Settings, load_settings
 
@@ -41,6 +42,7 @@ def check(
     encoder: Encoder | None = None
     try:
         encoder = OnnxEncoder.load(settings.encoder.path)
+        load_judge(settings.cache, encoder.digest)
         yield f"encoder {settings.encoder.path}", ""
     except WaypostError as error:
         yield f"encoder {settings.encoder.path}", str(error)

@@ -18,7 +18,7 @@ from index.view import Entry
 from service import log
 from service.answers import Answers
 from service.batcher import Batcher, Embedded
-from service.cache.semantic import refusal, verify
+from service.cache.semantic import Judge, likelihood, refusal, verify
 from service.decisions import DecisionLog, new_id
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
@@ -43,6 +43,7 @@ class Decider:
     generation: Generation
     answers: Answers
     batcher: Batcher[Ask, Found]
+    judge: Judge
     log: DecisionLog
     metrics: Metrics
 
@@ -149,12 +150,13 @@ class Decider:
             decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
             return
         view = self.answers.view
-        near = ((s, e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
-        served, decision.candidate = verify(decision.prompt, near, request, settings, now)
-        if served is not None:
-            answer = self.answers.fetch(served[0])
-            if answer is not None:
-                decision.hit = Hit(answer, exact=False, similarity=min(served[1], 1.0))
+        near = [(min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None]
+        served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)
+        answer = self.answers.fetch(served.entry) if served is not None else None
+        if served is not None and answer is not None:
+            decision.hit = Hit(answer, exact=False, similarity=served.similarity, p_correct=served.probability)
+        else:
+            decision.candidate = max(decision.judged, key=likelihood, default=None)
 
     def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Vote:
         """Ask the neighbours; keep what they said for the explanation."""

@@ -160,21 +160,32 @@ class Neighbour(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A cached answer that was near, and the check that refused it."""
+class Judged:
+    """A cached answer that was near, and what is thought of it.
+
+    `probability` that it is right (None: cannot be told, the encoder is not the one the verifier was fitted for) is 0
+    where a check refused it; `refused_by` names the check, "" where it may be served. `margin` is its lead in cosine
+    over the best other answer, `agreement` the share of near answers that are the same; `features` stand in the order
+    of `index.verifier.FEATURES`, () where they were not needed.
+    """
 
     entry: Entry
     similarity: float
+    probability: float | None
     refused_by: str
+    margin: float = 0.0
+    agreement: float = 0.0
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A cached answer to serve."""
+    """A cached answer to serve; `p_correct` is not told for an exact hit."""
 
     answer: Answer
     exact: bool
     similarity: float
+    p_correct: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +243,8 @@ class Decision:
     timings: Timings
     hit: Hit | None = None
     plan: Plan | None = None
-    candidate: Candidate | None = None
+    candidate: Judged | None = None
+    judged: tuple[Judged, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()

@@ -28,6 +28,7 @@ from index.text import canonical
 from index.view import View
 from service.answers import Answers
 from service.batcher import Batcher
+from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
 from service.errors import NotFound, PreconditionFailed
@@ -110,7 +111,8 @@ async def load(settings: Settings) -> Runtime:
     metrics = Metrics()
     answers = Answers(store, view, settings.cache.max_answers)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
-    decider = Decider(settings, generation, answers, batcher, log, metrics)
+    judge = load_judge(settings.cache, encoder.digest)
+    decider = Decider(settings, generation, answers, batcher, judge, log, metrics)
     _publish(metrics, decider)
     _log.info(
         "loaded",

@@ -1,18 +1,94 @@
 """The verify stage: may one of the near answers be served for this prompt?
 
-First cut: one cosine threshold, and a guard for what embeddings do not see: differing numbers. A calibrated
-probability and an audited error budget belong here, behind the same function.
+`Judge` looks at the near entries through guard and verifier, and knows nothing of what is allowed; `verify` picks what
+may be served. Called on the event loop by `service.decide`; an error budget belongs between the two.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
 
-from index.text import numbers
+from index.verifier import LEAST_COSINE, Candidate, Verifier
 from index.view import Entry
-from service.requests import CacheOptions, Candidate, Prompt, Request
+from index.wording import Prepared, prepare
+from service.errors import SettingsError
+from service.requests import CacheOptions, Judged, Prompt, Request
 from service.settings import CacheSettings
 
 # Near enough to be worth telling the caller, though not to be served.
 _CANDIDATE_MARGIN = 0.1
+# Entries whose prompts stay read, about 1 KB each: those that are looked at again and again.
+_KEPT: Final = 16_384
+
+
+class Judge:
+    """Guard and verifier over entries.
+
+    Args:
+        verifier: the fitted model.
+        encoder: digest of the encoder in use; with another than the verifier's own, probabilities cannot be told.
+    """
+
+    def __init__(self, verifier: Verifier, encoder: str) -> None:
+        self._verifier = verifier
+        self.calibrated = verifier.encoder == encoder
+        self._prepared = lru_cache(_KEPT)(_prepared)
+
+    def judge(
+        self, prompt: Prompt, near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
+    ) -> tuple[Judged, ...]:
+        """Return what is thought of each near entry, in the order given.
+
+        Args:
+            prompt: what is asked; read at most once, and only if there is anything to compare it with.
+            near: (cosine, entry) of the prompt's scope and context, nearest first.
+            floor: the least cosine; what is further away is refused as "below_threshold" and not compared.
+        """
+        if not near or near[0][0] < floor:
+            return tuple(Judged(entry, similarity, None, "below_threshold") for similarity, entry in near)
+        candidates = [
+            Candidate(similarity, self._prepared(entry.row, entry.prompt), entry.id)
+            if similarity >= floor
+            else Candidate(similarity, _UNREAD, entry.id)
+            for similarity, entry in near
+        ]
+        judgements = self._verifier.judge(prepare(prompt.text), candidates, floor=floor)
+        return tuple(
+            Judged(
+                entry,
+                similarity,
+                found.probability if self.calibrated and similarity >= floor else None,
+                found.refused[0] if found.refused else "",
+                found.margin,
+                found.agreement,
+                found.features,
+            )
+            for (similarity, entry), found in zip(near, judgements, strict=True)
+        )
+
+
+def load_judge(settings: CacheSettings, encoder: str) -> Judge:
+    """Return the judge for the encoder with this digest.
+
+    Raises:
+        SettingsError: a probability is asked for that cannot be told of this encoder's cosines.
+    """
+    judge = Judge(Verifier.load(), encoder)
+    if settings.enabled and settings.min_probability and not judge.calibrated:
+        problem = f"cache.min_probability: the verifier is not fitted for the encoder {encoder[:16]}"
+        fix = "set it to 0, so that cache.threshold and the guard decide alone, or fit it (docs/operations.md)"
+        raise SettingsError([f"settings: {problem}: {fix}"])
+    return judge
+
+
+def _prepared(row: int, prompt: str) -> Prepared:
+    """Read an entry's prompt; by its row, so that no scope is faster for what another has stored."""
+    del row
+    return prepare(prompt)
+
+
+_UNREAD: Final = prepare("")
 
 
 def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, truncated: bool) -> str:
@@ -32,46 +108,43 @@ def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, t
 
 
 def verify(
+    judge: Judge,
     prompt: Prompt,
-    near: Iterable[tuple[float, Entry]],
+    near: Sequence[tuple[float, Entry]],
     request: Request,
     settings: CacheSettings,
     now: float,
-) -> tuple[tuple[Entry, float] | None, Candidate | None]:
-    """Return the entry to serve with its cosine, or else the best candidate with the check that refused it.
+) -> tuple[Judged | None, tuple[Judged, ...]]:
+    """Return the entry to serve, the likeliest of those that may be, and all that were judged.
 
     Args:
+        judge: guard and verifier.
         prompt: the prompt to answer.
         near: (cosine, entry) of the same scope and context, nearest first.
         request: what the caller allows.
         settings: what the operator allows.
         now: seconds since the epoch.
     """
-    candidate: Candidate | None = None
-    own_numbers: tuple[str, ...] | None = None
-    for similarity, entry in near:
-        if similarity < settings.threshold - _CANDIDATE_MARGIN:
-            break
-        if not entry.alive(now):
-            continue
-        if own_numbers is None:
-            own_numbers = numbers(prompt.text)
-        refused = _refused(entry, similarity, own_numbers, request, settings, now)
-        if not refused:
-            return (entry, similarity), None
-        if candidate is None:
-            candidate = Candidate(entry, similarity, refused)
-    return None, candidate
+    least = settings.threshold - _CANDIDATE_MARGIN
+    alive = [(similarity, entry) for similarity, entry in near if similarity >= least and entry.alive(now)]
+    judged = tuple(_refuse(found, request, settings, now) for found in judge.judge(prompt, alive, settings.threshold))
+    served = max((found for found in judged if not found.refused_by), key=likelihood, default=None)
+    return served, judged
 
 
-def _refused(
-    entry: Entry, similarity: float, own_numbers: tuple[str, ...], request: Request, settings: CacheSettings, now: float
-) -> str:
-    """Return the check that refuses an entry, "" where it may be served."""
-    if similarity < settings.threshold:
-        return "below_threshold"
-    if request.cache.max_age is not None and now - entry.stored_at > request.cache.max_age:
-        return "too_old"
-    if not request.route.admits(entry.model):
-        return "model_not_wanted"
-    return "numbers_differ" if entry.numbers != own_numbers else ""
+def likelihood(found: Judged) -> tuple[float, float]:
+    """Return what candidates are ranked by: probability, and of equals the cosine."""
+    return found.probability or 0.0, found.similarity
+
+
+def _refuse(found: Judged, request: Request, settings: CacheSettings, now: float) -> Judged:
+    """Return a judged entry with the check that refuses to serve it, if any does."""
+    if request.cache.max_age is not None and now - found.entry.stored_at > request.cache.max_age:
+        why = "too_old"
+    elif not request.route.admits(found.entry.model):
+        why = "model_not_wanted"
+    elif (found.probability or 0.0) < settings.min_probability:
+        why = "improbable"
+    else:
+        return found
+    return found if found.refused_by else replace(found, refused_by=why)

@@ -11,11 +11,13 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_p
 
 from index.records import Answer, Model, Reference
 from index.store import Record
+from index.verifier import FEATURES
 from service.convert.fields import MIB
 from service.requests import (
     STAGES,
     Decision,
     Estimate,
+    Judged,
     Timings,
 )
 
@@ -87,6 +89,8 @@ def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bo
     out.model = answer.model
     out.match = types_pb2.MATCH_EXACT if hit.exact else types_pb2.MATCH_SEMANTIC
     out.similarity = hit.similarity
+    if hit.p_correct is not None:
+        out.p_correct = hit.p_correct
     out.stored_at.CopyFrom(timestamp(answer.stored_at))
     out.matched_prompt = answer.prompt
 
@@ -106,6 +110,8 @@ def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
         out.candidate.entry_id = decision.candidate.entry.id
         out.candidate.similarity = decision.candidate.similarity
         out.candidate.refused_by = decision.candidate.refused_by
+        if decision.candidate.probability is not None:
+            out.candidate.p_correct = decision.candidate.probability
 
 
 def _fill_timings(out: types_pb2.Timings, timings: Timings) -> None:
@@ -137,8 +143,26 @@ def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
         )
     if decision.plan is not None and decision.request.route.pin:
         out.rule = "route.pin_model"
+    for judged in decision.judged:
+        out.notes.add(stage="verify", note=_verdict(judged))
     for stage, note in decision.notes:
         out.notes.add(stage=stage, note=note)
+
+
+def _verdict(judged: Judged) -> str:
+    """Return one line: which answer, why or why not, and every part of the verdict that is not 0."""
+    entry = judged.entry
+    said = f"refused: {judged.refused_by}" if judged.refused_by else "may be served"
+    parts = [f"cosine {judged.similarity:.4f}", f"margin {judged.margin:.4f}", f"agreement {judged.agreement:.3f}"]
+    if judged.probability is not None:
+        parts.insert(0, f"probability {judged.probability:.4f}")
+    # A cosine is there already, and its hinges are made from it.
+    parts += [
+        f"{name} {value:.3f}"
+        for name, value in zip(FEATURES, judged.features, strict=False)
+        if value and not name.startswith("cosine")
+    ]
+    return f"{entry.id} {entry.prompt[:_SHOWN]!r}: {said} ({', '.join(parts)})"
 
 
 def _estimate(estimate: Estimate) -> types_pb2.ModelEstimate:

@@ -15,7 +15,6 @@ from index.text import (
     content_hash,
     context_fingerprint,
     digest,
-    numbers,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -143,45 +142,3 @@ def test_a_lone_surrogate_has_a_key_of_its_own() -> None:
 @given(TRICKY, TRICKY, TRICKY, TRICKY)
 def test_a_content_hash_is_of_one_encoder_and_one_text(a: str, b: str, c: str, d: str) -> None:
     assert (content_hash(a, b) == content_hash(c, d)) == ((a, b) == (c, d))
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("no number", ()),
-        ("", ()),
-        ("in 2024", ("2024",)),
-        ("1,000 and 1,000,000", ("1000", "1000000")),
-        ("1.5 or 15", ("1.5", "15")),
-        ("at 10:30 on 2024-01-31", ("10:30", "2024-01-31")),
-        ("٣ apples", ("3",)),
-        ("①②", ("12",)),
-        ("\uff11\uff12", ("12",)),
-        ("page 5.", ("5",)),
-        ("1, 2, 3", ("1", "2", "3")),
-        ("12,34", ("12,34",)),
-    ],
-)
-def test_numbers_are_found_in_any_script(text: str, found: tuple[str, ...]) -> None:
-    assert numbers(text) == found
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("from 1 to 2", "from 2 to 1"),
-        ("3 items", "30 items"),
-        ("2023", "2024"),
-        ("1.5", "15"),
-        ("5", "five"),
-        ("1 1", "1"),
-    ],
-)
-def test_different_numbers_are_told_apart(one: str, other: str) -> None:
-    assert numbers(one) != numbers(other)
-
-
-@given(TEXT)
-def test_numbers_never_fail_and_depend_on_the_text_alone(text: str) -> None:
-    assert numbers(text) == numbers(text)
-    assert numbers("word " + text + " word") == numbers(text)

@@ -22,6 +22,7 @@ from service import operations
 from service.answers import Answers
 from service.auth import ANYONE, Principal
 from service.batcher import Batcher
+from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
 from service.lookup import search
@@ -139,7 +140,9 @@ async def running(
     """Run a service over the index in `root`, which is built if it is not there."""
     if not (root / "CURRENT").exists():
         build(root)
-    settings = load_settings(None, {"index": {"path": root}, **tables})
+    # Of hashed words no probability can be told: cosine and guard decide.
+    cache = {"min_probability": 0, **tables.pop("cache", {})}
+    settings = load_settings(None, {"index": {"path": root}, "cache": cache, **tables})
     encoder, store = encoder or HashEncoder(), store or MemoryStore()
     view = View(encoder.digest, encoder.dimensions)
     view.load(store)
@@ -150,7 +153,8 @@ async def running(
     generation = load_generation(current_generation(root), encoder.digest)
     answers = Answers(store, view, settings.cache.max_answers)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
-    decider = Decider(settings, generation, answers, batcher, log, Metrics())
+    judge = load_judge(settings.cache, encoder.digest)
+    decider = Decider(settings, generation, answers, batcher, judge, log, Metrics())
     runtime = Runtime(settings, encoder, decider, time.time())
     try:
         yield Service(runtime)

@@ -475,8 +475,8 @@ async def test_what_is_meant_is_removed_and_nothing_else(
     for prompt in prompts.values():
         exact = await service.decide(prompt, cache=cache(mode=Mode.CACHE_MODE_EXACT_ONLY))
         assert (exact.WhichOneof("outcome") == "plan") == (prompt in gone)
-        swapped = await service.decide(" ".join(reversed(prompt.split())))
-        assert (swapped.answer.matched_prompt == prompt) == (prompt not in gone)
+        spaced = await service.decide(prompt.replace(" ", "  "))
+        assert (spaced.answer.matched_prompt == prompt) == (prompt not in gone)
 
 
 async def test_an_entry_is_removed_by_its_id(service: Service) -> None:
@@ -562,7 +562,7 @@ class CountingStore(MemoryStore):
         return found
 
 
-@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (2, 2)])
+@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (3, 3)])
 async def test_a_page_of_large_answers_reads_little_more_than_it_shows(root: Path, mib: int, shown: int) -> None:
     store = CountingStore()
     async with running(root, store=store, server={"max_message_mib": mib}) as service:

@@ -597,7 +597,7 @@ class Candidate(_message.Message):
     similarity: _builtins.float
     """Cosine between the two prompts' embeddings."""
     refused_by: _builtins.str
-    """The check that refused it, for example "below_threshold" or "numbers_differ"."""
+    """The check that refused it, for example "improbable" or "numbers_differ"."""
     p_correct: _builtins.float
     """Probability that its answer would have been right. Absent: not estimated."""
     def __init__(

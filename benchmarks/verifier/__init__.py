@@ -1,0 +1,1 @@
+"""Fitting and measuring the verifier: `python -m benchmarks.verifier.train` and `.evaluate`."""

@@ -1,0 +1,278 @@
+"""What embeddings do not see: numbers, names, negation, opposites, order, roles, language.
+
+`differences` names the checks by which one prompt's answer cannot stand for another's. It refuses on evidence only:
+what aligns (inflections, typos, words run together, contractions, spelling) is no difference, and what is merely
+worded otherwise is left to `index.verifier`, which reads the same `Comparison`. Pure; symmetric; never raises.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from index.lexicon import is_typo, opposed
+from index.wording import CURRENCIES, DATE, NAME, NEGATED, NUMBER, TELLING, Prepared, prepare
+
+__all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
+
+CHECKS: Final = (
+    "too_long", "language_differs", "symbols_differ", "numbers_differ", "units_differ", "dates_differ", "names_differ",
+    "terms_differ", "opposite", "negation", "order_differs", "conjunction", "roles_differ",
+)  # fmt: skip
+"""The checks that refuse, in the order they are made."""
+
+# Between these two things may change places.
+_SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
+# Letters of the shortest word that may be two run together.
+_JOINED: Final = 4
+# Residual words are aligned with each other one by one up to here: beyond it, two texts are not one with typos.
+_ALIGNED: Final = 24
+# Of a weight: rare enough to be a name that was not capitalised.
+_RARE: Final = 0.93
+# Nothing of weight left over on either side but this share of it: the same words in another order.
+_SAME_WORDS: Final = 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two prompts held side by side.
+
+    `left` and `right` are the places of the words that only the one, only the other has; `typos` counts words that
+    were aligned as misspellings; `refused` names the checks that refuse, in the order they were made.
+    """
+
+    one: Prepared
+    other: Prepared
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    typos: int
+    refused: tuple[str, ...]
+
+
+def differences(one: Prepared, other: Prepared) -> tuple[str, ...]:
+    """Return which of `CHECKS` refuse to let one prompt's answer stand for the other's; () where none does."""
+    return compare(one, other).refused
+
+
+def compare(one: Prepared, other: Prepared) -> Comparison:
+    """Align two prompts and check them; `one` of the result is whichever comes first by its words."""
+    if other.words < one.words:  # so that greedy alignment gives the same both ways
+        one, other = other, one
+    left, right, typos = _residuals(one, other)
+    refused: list[str] = []
+    if one.cut or other.cut:
+        refused.append("too_long")
+    if one.language != other.language and one.language and other.language:
+        refused.append("language_differs")
+    if one.symbols != other.symbols:
+        refused.append("symbols_differ")
+    if one.numbers != other.numbers:
+        _check_numbers(one, other, refused)
+    if left or right:
+        _check_residuals(one, other, left, right, refused)
+    if one.negations != other.negations and (not typos or _any(one, left, NEGATED) or _any(other, right, NEGATED)):
+        refused.append("negation")
+    _check_order(one, other, left, right, refused)
+    return Comparison(one, other, tuple(left), tuple(right), typos, tuple(refused))
+
+
+def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:
+    """Return the places of the words without a counterpart on the other side, and how many had one but for a typo."""
+    mine, theirs = set(one.stems), set(other.stems)
+    left = [place for place, stem in enumerate(one.stems) if stem not in theirs]
+    right = [place for place, stem in enumerate(other.stems) if stem not in mine]
+    typos = 0
+    if left and right and len(left) <= _ALIGNED and len(right) <= _ALIGNED:
+        if _run(one, left) == _run(other, right):  # "thin gthat" is "thing that"
+            return [], [], 1
+        typos = _align(one, other, left, right)
+    if len(left) <= _ALIGNED and len(right) <= _ALIGNED:
+        typos += _join(one, other, left) + _join(other, one, right)
+    return left, right, typos
+
+
+def _run(text: Prepared, places: Sequence[int]) -> str:
+    return "".join([text.words[place] for place in places])
+
+
+def _align(one: Prepared, other: Prepared, left: list[int], right: list[int]) -> int:
+    """Take out of both lists the words that are each other's typos; return how many."""
+    typos = 0
+    for place in left[:]:
+        if one.kinds[place] == NUMBER:
+            continue
+        word = one.words[place]
+        first, last = word[0], word[-1]
+        for candidate in right:
+            rival = other.words[candidate]
+            # No one mistypes both ends; this spares the closer look for nearly all pairs.
+            if (rival[0] == first or rival[-1] == last) and other.kinds[candidate] != NUMBER and is_typo(word, rival):
+                left.remove(place)
+                right.remove(candidate)
+                typos += 1
+                break
+    return typos
+
+
+def _join(one: Prepared, other: Prepared, left: list[int]) -> int:
+    """Take out the words that the other side writes as two ("alot", "a lot"); return how many."""
+    words, joined = other.words, 0
+    for place in left[:]:
+        word = one.words[place]
+        if len(word) >= _JOINED and one.kinds[place] != NUMBER:
+            for index in range(len(words) - 1):
+                if word.startswith(words[index]) and word == words[index] + words[index + 1]:
+                    left.remove(place)
+                    joined += 1
+                    break
+    return joined
+
+
+def _check_residuals(
+    one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], refused: list[str]
+) -> None:
+    """Compare what only the one says with what only the other says, kind by kind."""
+    mine, theirs = {one.kinds[p] for p in left}, {other.kinds[p] for p in right}
+    if DATE in mine and DATE in theirs:
+        refused.append("dates_differ")
+    if NAME in mine or NAME in theirs:
+        both = (NAME in mine or _surplus(one, other)) and (NAME in theirs or _surplus(other, one))
+        if both or substituted(one, other, left, right, TELLING):
+            refused.append("names_differ")
+    elif "numbers_differ" not in refused and substituted(one, other, left, right, _RARE):
+        refused.append("terms_differ")
+    if left and right and opposed([one.words[p] for p in left], [other.words[p] for p in right]):
+        refused.append("opposite")
+
+
+def _any(text: Prepared, places: Sequence[int], kind: int) -> bool:
+    return any(text.kinds[place] == kind for place in places)
+
+
+def _surplus(one: Prepared, other: Prepared) -> bool:
+    """Return whether a name that both have stands more often in the one."""
+    names = [stem for stem, kind in zip(one.stems, one.kinds, strict=True) if kind == NAME]
+    return any(names.count(stem) > other.stems.count(stem) > 0 for stem in names)
+
+
+def substituted(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], least: float) -> bool:
+    """Return whether one run of words, all of at least some weight, stands in the very place of another."""
+    mine = [p for p in left if one.weights[p] > TELLING]
+    theirs = [p for p in right if other.weights[p] > TELLING]
+    if any(one.weights[p] < least for p in mine) or any(other.weights[p] < least for p in theirs):
+        return False
+    if not mine or not theirs or mine[-1] - mine[0] >= len(mine) or theirs[-1] - theirs[0] >= len(theirs):
+        return False
+    return _at(one, mine[0] - 1) == _at(other, theirs[0] - 1) and _at(one, mine[-1] + 1) == _at(other, theirs[-1] + 1)
+
+
+def _at(text: Prepared, place: int) -> str:
+    return text.stems[place] if 0 <= place < len(text.stems) else ""
+
+
+def _check_numbers(one: Prepared, other: Prepared, refused: list[str]) -> None:
+    """Refuse other numbers, other order, other units; numbers on one side only are the verifier's to weigh."""
+    mine = [number.partition(" ")[0] for number in one.numbers]
+    theirs = [number.partition(" ")[0] for number in other.numbers]
+    if mine == theirs:
+        if any(_units_differ(a, b) for a, b in zip(one.numbers, other.numbers, strict=True)):
+            refused.append("units_differ")
+        return
+    more, less = Counter(mine) - Counter(theirs), Counter(theirs) - Counter(mine)
+    if (more and less) or not (more or less or (_listed(one) and _listed(other))):
+        refused.append("numbers_differ")
+
+
+def _units_differ(one: str, other: str) -> bool:
+    """Return whether two amounts of the same number are of other things; a currency may go without saying."""
+    mine, theirs = one.partition(" ")[2], other.partition(" ")[2]
+    return mine != theirs and mine + theirs not in CURRENCIES
+
+
+def _listed(text: Prepared) -> bool:
+    """Return whether the numbers are joined by "and", "or", ...: their order says nothing."""
+    places = [place for place, kind in enumerate(text.kinds) if kind == NUMBER]
+    return all(not _SYMMETRIC.isdisjoint(text.words[here + 1 : there]) for here, there in pairwise(places))
+
+
+def _check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], refused: list[str]) -> None:
+    """Refuse what the same words say in another order: who does it to whom, whence and whither, and against or."""
+    if one.stems == other.stems:
+        return
+    if one.markers != other.markers and _exchanged(one, other):
+        refused.append("order_differs")
+    extra = sum([one.weights[p] for p in left]) + sum([other.weights[p] for p in right])
+    if extra > _SAME_WORDS * (one.total + other.total):
+        return
+    if _alternatives(one.words) * _alternatives(other.words) < 0:
+        refused.append("conjunction")
+    if "roles_differ" not in refused and (_pronouns_turned(one, other) or _turned(one, other)):
+        refused.append("roles_differ")
+
+
+def _exchanged(one: Prepared, other: Prepared) -> bool:
+    """Return whether "from", "to", "than", ... stands before two other words that have changed places."""
+    for marker in set(one.markers).difference(other.markers):
+        word, _, mine = marker.partition(" ")
+        if mine not in other.stems:
+            continue
+        for rival in other.markers:
+            kind, _, theirs = rival.partition(" ")
+            if kind == word and rival not in one.markers and theirs in one.stems:
+                here = one.stems.index(mine) < one.stems.index(theirs)
+                if here != (other.stems.index(mine) < other.stems.index(theirs)):
+                    return True
+    return False
+
+
+def _alternatives(words: tuple[str, ...]) -> int:
+    """Return 1 for a text that says "or", -1 for one that says "and" or "both", 0 for neither or all."""
+    return ("or" in words) - ("and" in words or "both" in words)
+
+
+def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
+    """Return whether "he ... her" became "she ... him", or a pronoun one of the names."""
+    mine, theirs = one.pronouns, other.pronouns
+    if mine == theirs:
+        return False
+    return len(mine) == len(theirs) or one.kinds.count(NAME) != other.kinds.count(NAME)
+
+
+def _turned(one: Prepared, other: Prepared) -> bool:
+    """Return whether two things have changed places around what stayed, passives read as what they mean."""
+    verbs = {text.stems[text.agent - 2] for text in (one, other) if text.agent >= 0}
+    mine, theirs = _spine(one, verbs), _spine(other, verbs)
+    rank = {stem: place for place, stem in enumerate(theirs)}
+    shared = [stem for stem in mine if stem in rank]
+    order = sorted(shared, key=rank.__getitem__)
+    moved = [place for place in range(len(shared)) if shared[place] != order[place]]
+    if len(moved) != 2:  # noqa: PLR2004 - a pair
+        return False
+    first, second = shared[moved[0]], shared[moved[1]]
+    marked = {marker.partition(" ")[2] for marker in one.markers if marker in other.markers}
+    if first in marked and second in marked:  # "from here to there" and "to there from here"
+        return False
+    if _symmetric(one, first, second) or _symmetric(other, first, second):
+        return False
+    return bool(verbs) or moved[1] - moved[0] > 1 or (_is_name(one, first) and _is_name(one, second))
+
+
+def _spine(text: Prepared, verbs: set[str]) -> list[str]:
+    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives."""
+    if text.agent < 0:
+        return [stem for stem in dict.fromkeys(text.telling) if stem not in verbs]
+    places = [p for p in range(len(text.stems)) if text.weights[p] > TELLING and text.stems[p] not in verbs]
+    after = next((p for p in places if p >= text.agent), -1)
+    places = [p for p in places if p == after] + [p for p in places if p != after]
+    return list(dict.fromkeys([text.stems[p] for p in places]))
+
+
+def _symmetric(text: Prepared, first: str, second: str) -> bool:
+    """Return whether "and", "or", "vs", ... stands between two."""
+    here, there = sorted((text.stems.index(first), text.stems.index(second)))
+    return not _SYMMETRIC.isdisjoint(text.words[here + 1 : there])
+
+
+def _is_name(text: Prepared, stem: str) -> bool:
+    return text.kinds[text.stems.index(stem)] == NAME

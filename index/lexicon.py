@@ -1,0 +1,182 @@
+"""What the guard knows about words: function words, opposites, names, units, stems, and which words are common.
+
+Owns `data/lexicon.toml` (written for this project) and `data/words.txt` (common English words by frequency), read once
+at import. Pure look-ups, never a decision: `index.wording` reads prompts with it and `index.guard` compares them.
+"""
+
+# ruff: noqa: PLR2004 - the lengths below which English endings and typos cannot be told from words
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+_DATA: Final = Path(__file__).parent / "data"
+_RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
+_CACHED: Final = 65_536
+_VOWELS: Final = frozenset("aeiouy")
+
+
+def _set(name: str) -> frozenset[str]:
+    return frozenset(str(_RAW[name]).split())
+
+
+def _lines(name: str) -> list[list[str]]:
+    return [line.split() for line in str(_RAW[name]).splitlines() if line.strip()]
+
+
+def _pairs(name: str) -> dict[str, str]:
+    words = str(_RAW[name]).split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _ranks() -> dict[str, int]:
+    lines = (_DATA / "words.txt").read_text("ascii").splitlines()
+    return {word: rank for rank, word in enumerate(line for line in lines if not line.startswith("#"))}
+
+
+def _sides(lines: Iterable[list[str]]) -> dict[str, frozenset[tuple[int, int]]]:
+    """Return, for every word with an opposite, the (line, side) it stands on."""
+    found: dict[str, set[tuple[int, int]]] = {}
+    for number, line in enumerate(lines):
+        bar = line.index("|")
+        for side, words in enumerate((line[:bar], line[bar + 1 :])):
+            for word in words:
+                found.setdefault(word, set()).add((number, side))
+    return {word: frozenset(places) for word, places in found.items()}
+
+
+RANK: Final = _ranks()
+"""Common words by frequency, 0 the most frequent: whether a word is one, and how little it says."""
+STOP: Final = _set("stop")
+GENERIC: Final = _set("generic")
+NEGATION: Final = _set("negation")
+PRONOUNS: Final = _set("pronouns")
+MONTHS: Final = _set("months")
+DATES: Final = _set("days") | MONTHS
+PLACES: Final = _set("places") | _set("nationalities")
+FIRST_NAMES: Final = _set("first_names")
+OPPOSITES: Final = _sides(_lines("antonyms"))
+UNITS: Final = {word: line[0] for line in _lines("units") for word in line[1:]}
+NUMBER_WORDS: Final = _pairs("number_words")
+MULTIPLIERS: Final = {word: int(value) for word, value in _pairs("multipliers").items()}
+CONTRACTIONS: Final = {
+    short: tuple(full.split())
+    for short, full in (line.split("|") for line in str(_RAW["contractions"]).splitlines() if line)
+}
+LANGUAGES: Final[Mapping[str, frozenset[str]]] = {
+    name: frozenset(words.split()) for name, words in _RAW["languages"].items()
+}
+_IRREGULAR: Final = _pairs("irregular")
+
+
+@lru_cache(_CACHED)
+def stem(word: str) -> str:
+    """Return one form for a word's inflections and for its closest synonyms; any string is accepted."""
+    base = _base(_IRREGULAR.get(word, word))
+    return _SYNONYMS.get(base, base)
+
+
+@lru_cache(_CACHED)
+def weight(word: str) -> float:
+    """Return how much a word says, 0 (function words) to 1 (rare or unknown ones)."""
+    if word in STOP or word in PRONOUNS:
+        return 0.0
+    if word in GENERIC:
+        return 0.25
+    rank = RANK.get(word)
+    return 1.0 if rank is None else 0.3 + 0.7 * math.log1p(rank) / math.log1p(len(RANK))
+
+
+def is_participle(word: str) -> bool:
+    """Return whether a word can be what was done to something: "seen", "kept", "wanted"."""
+    return word.endswith(("ed", "en", "wn")) or word in _IRREGULAR
+
+
+def opposed(some: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether any of some words is the opposite of any of others: by the lists, or by a negating prefix."""
+    for word in some:
+        if (places := OPPOSITES.get(word)) is not None:
+            for other in others:
+                facing = OPPOSITES.get(other)
+                if facing is not None and any((line, 1 - side) in facing for line, side in places):
+                    return True
+        if word[:2] in _PREFIXED and _bare(word) in others:
+            return True
+    return any(other[:2] in _PREFIXED and _bare(other) in some for other in others)
+
+
+def _bare(word: str) -> str:
+    """Return a word without its negating prefix, "" where what is left is too short to be the same word."""
+    for prefix in ("un", "in", "im", "il", "ir", "dis", "non", "anti", "mis", "de"):
+        if word.startswith(prefix) and len(word) > len(prefix) + 3:
+            return word[len(prefix) :]
+    return ""
+
+
+_PREFIXED: Final = frozenset(("un", "in", "im", "il", "ir", "di", "no", "an", "mi", "de"))
+
+
+def is_typo(one: str, other: str) -> bool:
+    """Return whether one of two different words is most likely the other, mistyped or spelt otherwise.
+
+    Neighbouring letters exchanged; a letter doubled; or, unless both are common words, one letter missing, too many or
+    wrong (two in a row in long words). Never the first letter: "house" is no "mouse", nor "mRNA" "tRNA". Two known
+    first names are never one.
+    Damerau, "A technique for computer detection and correction of spelling errors", 1964: four in five errors.
+    """
+    short, gap = min(len(one), len(other)), abs(len(one) - len(other))
+    known = one in RANK and other in RANK
+    if short < 2 or gap > (1 if known else 2):
+        return False
+    start = 0
+    while start < short and one[start] == other[start]:
+        start += 1
+    end = 0
+    while end < short - start and one[-1 - end] == other[-1 - end]:
+        end += 1
+    mine, theirs = one[start : len(one) - end], other[start : len(other) - end]
+    if len(mine) == len(theirs) == 2 and mine == theirs[::-1]:
+        return not (one in FIRST_NAMES and other in FIRST_NAMES)
+    if short < 4 or (one in FIRST_NAMES and other in FIRST_NAMES):
+        return False
+    if len(mine) + len(theirs) == 1:
+        return start > 0 and ((mine or theirs) == one[start - 1] or not known)
+    wrong = 2 if short >= 8 else 1
+    return start > 0 and short >= 5 and not known and len(mine) == len(theirs) <= wrong
+
+
+def _base(word: str) -> str:  # noqa: PLR0911 - one ending a line
+    """Strip plural, -ing, -ed, -ly and a final e: coarse, but alike for all forms of most words."""
+    if len(word) < 4 or not word.isascii():
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("sses", "ches", "shes", "xes")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if word.endswith("ing") and len(word) > 5 and not _VOWELS.isdisjoint(word[:-3]):
+        whole = word[:-3] + "e"
+        return _base(whole) if whole in RANK and word[:-3] not in RANK else _undouble(word[:-3])
+    if word.endswith("ied") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith("ed") and word[:-1] in RANK and not word.endswith("eed"):
+        return _base(word[:-1])
+    if word.endswith("ed") and len(word) > 4 and not _VOWELS.isdisjoint(word[:-2]):
+        return _undouble(word[:-2])
+    if word.endswith("ly") and len(word) > 5:
+        return _base(word[:-2])
+    return word[:-1] if word.endswith("e") and len(word) > 4 else word
+
+
+def _undouble(word: str) -> str:
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
+        return word[:-1]
+    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+
+
+# After `_base`, which it is made with; a word on several lines stands with the first.
+_SYNONYMS: Final = {_base(word): _base(line[0]) for line in reversed(_lines("synonyms")) for word in line}
