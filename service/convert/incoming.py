@@ -29,6 +29,7 @@ from service.convert.fields import (
 )
 from service.errors import InvalidRequest
 from service.requests import (
+    NO_ATTRIBUTES,
     NO_CACHE_OPTIONS,
     NO_ROUTE_OPTIONS,
     Decision,
@@ -40,7 +41,7 @@ def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Reque
     """Return a request to decide on, or raise InvalidRequest."""
     has = message.HasField
     text, history = to_prompt(message.prompt, message.messages)
-    attributes: dict[str, str] = {}
+    attributes = NO_ATTRIBUTES
     if message.attributes:
         at_most("attributes", message.attributes, 64)
         attributes = dict(message.attributes)
