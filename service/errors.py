@@ -6,6 +6,7 @@ WaypostError (index.errors)
 │   ├── PreconditionFailed  not now, not so: FAILED_PRECONDITION, names what must hold
 │   ├── NotFound            no such decision, generation: NOT_FOUND
 │   ├── Overloaded          the queue is full: RESOURCE_EXHAUSTED, says when to come again
+│   ├── TooLarge            the response would not fit a message: RESOURCE_EXHAUSTED
 │   ├── NotReady            warming up or draining: UNAVAILABLE
 │   ├── Unauthenticated     no token, or an unknown one: UNAUTHENTICATED
 │   ├── Forbidden           not for this scope: PERMISSION_DENIED
@@ -55,6 +56,13 @@ class Overloaded(RequestError):  # noqa: N818
         self.retry_after = retry_after
 
 
+class TooLarge(RequestError):  # noqa: N818
+    """The response would be larger than a message may be, which is `most_mib`."""
+
+    def __init__(self, most_mib: int) -> None:
+        super().__init__(f"the response would be larger than server.max_message_mib ({most_mib}): ask for less at once")
+
+
 class NotReady(RequestError):  # noqa: N818
     """Still warming up, or already draining."""
 
@@ -86,6 +94,7 @@ _CODES: dict[type[WaypostError], grpc.StatusCode] = {
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
     NotFound: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,

@@ -23,7 +23,7 @@ from index.vectors import Vectors
 from service.auth import Principal
 from service.convert import fields, incoming, outgoing
 from service.decide import normalise
-from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, to_status
+from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, TooLarge, to_status
 from service.lookup import Ask
 from service.reports import Report, oversize, report, to_answer
 from service.requests import Decision, Outcome
@@ -34,8 +34,8 @@ _NO_SEARCH = Ask(None, None, None, 0)
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
 _LISTED = 1_000
-# A response's thousand parts each take a few bytes more than themselves.
-_FRAMES = 64 << 10
+# A response's thousand parts each take a few bytes more than themselves, or a hundred where they say what is wrong.
+_FRAMES = 128 << 10
 _WHOLE = "waypost.v1."
 
 
@@ -67,12 +67,18 @@ async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
     """Router.DecideBatch."""
-    gate = asyncio.Semaphore(_BATCH_AT_ONCE)
+    gate, room = asyncio.Semaphore(_BATCH_AT_ONCE), _room(call)
 
     async def one(request: router_pb2.DecideRequest) -> router_pb2.DecideBatchResult:
+        nonlocal room
         async with gate:
             try:
-                return router_pb2.DecideBatchResult(response=await decide(request, call))  # type: ignore[arg-type]
+                response: Any = await decide(request, call)
+                # A thousand of the largest answers are gigabytes: what does not fit is let go at once.
+                if (size := response.ByteSize()) > room:
+                    raise TooLarge(call.runtime.settings.server.max_message_mib)
+                room -= size
+                return router_pb2.DecideBatchResult(response=response)
             except WaypostError as error:
                 status = to_status(error)
                 return router_pb2.DecideBatchResult(

@@ -28,7 +28,7 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 from index.errors import WaypostError
 from service import operations
 from service.auth import ANYONE, authenticate
-from service.errors import InvalidRequest, NotReady, SettingsError, to_code, to_status
+from service.errors import InvalidRequest, NotReady, SettingsError, TooLarge, to_code, to_status
 from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings, socket_path
 
@@ -80,7 +80,7 @@ class Edge:
     def _handler(
         self, kind: type[Message], operation: Operation, name: str
     ) -> Callable[[bytes, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[bytes]]:
-        tokens = self._settings.auth.tokens
+        tokens, most_mib = self._settings.auth.tokens, self._settings.server.max_message_mib
 
         async def handle(raw: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
             started = perf_counter()
@@ -99,9 +99,7 @@ class Edge:
                     principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
                 left = cast("float | None", context.time_remaining())  # the stubs do not know of calls without one
                 deadline = None if left is None else started + left
-                return (
-                    await operation(message, operations.Call(runtime, principal, started, deadline))
-                ).SerializeToString()
+                return _sent(await operation(message, operations.Call(runtime, principal, started, deadline)), most_mib)
             except WaypostError as error:
                 code, status = to_code(error), to_status(error)
                 self._failed(name, code.name)
@@ -206,6 +204,14 @@ async def _drain(server: grpc.aio.Server, edge: Edge, drain_s: float) -> None:
 async def _say(watch: "health.aio.HealthServicer", status: int) -> None:
     for name in ("", *_SERVICES):
         await watch.set(name, status)
+
+
+def _sent(response: Message, most_mib: int) -> bytes:
+    """Return the bytes of a response; TooLarge where they are more than gRPC would send."""
+    raw = response.SerializeToString()
+    if len(raw) > most_mib << 20:
+        raise TooLarge(most_mib)
+    return raw
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

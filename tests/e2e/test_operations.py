@@ -298,6 +298,17 @@ def test_a_cache_that_is_switched_off_routes_and_stores_nothing(starter_index: P
         client.close()
 
 
+def test_a_response_larger_than_a_message_is_a_clear_error(starter_index: Path, tmp_path: Path) -> None:
+    with serving(starter_index, tmp_path, "[server]\nmax_message_mib = 1\n") as server:
+        client = Client(server.address)
+        client.put("a prompt", "", chunks=["x" * 600_000])  # a hit says it twice: in one piece and in chunks
+        told = refusal(lambda: client.decide("a prompt"))
+        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "server.max_message_mib (1)" in told.text
+        assert len(client.answers()) == 1
+        client.close()
+
+
 def test_leases_capacity_and_ages_are_those_of_the_settings(starter_index: Path, tmp_path: Path) -> None:
     settings = (
         "[cache]\nlease_s = 1e-6\nmax_answers = 3\nttl_s = 0\n[decisions]\nkeep = 2\n[routing]\nfallback = 'large'\n"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
@@ -561,7 +562,7 @@ class CountingStore(MemoryStore):
         return found
 
 
-@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (2, 2)])
+@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (2, 1)])
 async def test_a_page_of_large_answers_reads_little_more_than_it_shows(root: Path, mib: int, shown: int) -> None:
     store = CountingStore()
     async with running(root, store=store, server={"max_message_mib": mib}) as service:
@@ -571,6 +572,20 @@ async def test_a_page_of_large_answers_reads_little_more_than_it_shows(root: Pat
         assert len(page.answers) == shown
         assert page.ByteSize() < mib << 20
         assert store.read <= 16
+
+
+async def test_answers_that_do_not_fit_into_a_batch_s_response_say_so_and_the_others_are_there(root: Path) -> None:
+    async with running(root, server={"max_message_mib": 2}) as service:
+        for i in range(5):
+            await service.put(f"question {i}", "x" * 900_000)
+        prompts = [*(f"question {i}" for i in range(5)), "something else"]
+        batch = router_pb2.DecideBatchRequest(requests=[router_pb2.DecideRequest(prompt=p) for p in prompts])
+        response = await service.call("Router.DecideBatch", batch)
+        assert response.ByteSize() < 2 << 20
+        told = [result.failure for result in response.results if result.HasField("failure")]
+        assert [failure.code for failure in told] == [grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]] * 3
+        assert "server.max_message_mib (2)" in told[0].message
+        assert response.results[-1].response.plan.steps
 
 
 # ---- capacity ------------------------------------------------------------------------------------------------
