@@ -8,7 +8,7 @@ hears back, so no later lookup finds what was removed. Called by the edge; looku
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -160,10 +160,17 @@ class Answers:
         puts = [record for record in merged.values() if record is not None]
         deletes = [key for key, record in merged.items() if record is None]
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, puts, deletes)
+        self._let_go(merged)
         self.view.apply(Change(0, key, record) for key, record in merged.items())
         for job in jobs:
             if not job.done.done():
                 job.done.set_result(None)
+
+    def _let_go(self, keys: Iterable[RecordKey]) -> None:
+        """Forget the texts of answers that are removed or replaced: they may not even linger in memory."""
+        for key in keys:
+            if key.kind is Kind.ANSWER and (entry := self.view.by_id(key.scope, key.id)) is not None:
+                self._recent.pop(entry.row, None)
 
     def _lapsed(self, key: RecordKey) -> bool:
         entry = self.view.by_id(key.scope, key.id)

@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from waypost.v1 import types_pb2
 
 from index.errors import StoreDamagedError, StoreError, StoreFullError
-from index.records import Answer
+from index.records import Answer, LiveReference, Reference
 from index.store import Kind, MemoryStore, Record, RecordKey
 from index.text import EMPTY_CONTEXT, answer_key
 from index.view import View
@@ -72,6 +72,13 @@ async def opened(store: MemoryStore, max_answers: int = 1_000) -> AsyncIterator[
         await answers.close()
 
 
+def fetched(answers: Answers, name: str) -> str:
+    entry = answers.view.by_id("a", name)
+    assert entry is not None
+    found = answers.fetch(entry)
+    return "" if found is None else found.content
+
+
 async def until_begun(store: SlowStore) -> None:
     await asyncio.to_thread(store.begun.wait, 10)
     store.begun.clear()
@@ -86,11 +93,7 @@ async def test_nothing_is_visible_before_it_is_stored_and_all_is_when_it_is_ackn
         assert answers.view.by_id("a", "x") is None
         store.gate.set()
         assert await put is False
-        entry = answers.view.by_id("a", "x")
-        assert entry is not None
-        found = answers.fetch(entry)
-        assert found is not None
-        assert found.content == "content"
+        assert fetched(answers, "x") == "content"
 
 
 async def test_what_was_asked_for_during_a_write_goes_into_the_next_one_together() -> None:
@@ -130,9 +133,7 @@ async def test_a_failed_write_is_told_changes_nothing_and_the_next_one_works(err
         store.failures = [error]
         with pytest.raises(type(error)):
             await answers.put(answer("x", "new"))
-        entry = answers.view.by_id("a", "x")
-        assert entry is not None
-        assert (answers.fetch(entry) or entry).content == "old"  # type: ignore[union-attr]
+        assert fetched(answers, "x") == "old"
         await answers.put(answer("x", "new"))
         await answers.remove([key("x")])
         assert answers.view.by_id("a", "x") is None
@@ -208,6 +209,19 @@ async def test_an_answer_that_is_renewed_while_its_old_self_is_swept_stays(toget
         await asyncio.gather(*tasks, sweep)
         assert answers.view.by_id("a", "x") is not None, "an acknowledged answer is gone"
         assert store.get(Kind.ANSWER, "a", ["x"])
+
+
+async def test_the_text_of_an_answer_that_was_removed_or_replaced_is_not_even_kept_in_memory() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        for name in ("removed", "replaced", "kept"):
+            await answers.put(answer(name, "secret"))
+            assert fetched(answers, name) == "secret"
+        await answers.remove([key("removed")])
+        await answers.put(answer("replaced", "new"))
+        await answers.put_references([LiveReference("a", Reference("kept", "p", "m"), "e", VECTOR)])
+        assert [remembered.id for remembered in answers._recent.values()] == ["kept"]
+        assert fetched(answers, "replaced") == "new"
 
 
 async def test_what_leaves_room_makes_nobody_go() -> None:
