@@ -175,7 +175,7 @@ class SqliteStore:
                 yield connection
             except UnicodeEncodeError as error:
                 raise StoreError(f"this cannot be in any store: {error}") from None
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise damaged(self._path, str(error)) from error
             finally:
                 if connection.in_transaction:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
+import structlog
 from cachetools import LRUCache
 
 from index.errors import StoreDamagedError, StoreError, StoreFullError
@@ -27,6 +28,7 @@ _RECENT_BYTES: Final = 16 << 20
 _TEND_EVERY_S: Final = 5.0
 _SWEEP_AT_ONCE: Final = 10_000
 _READ_AT_ONCE: Final = 8
+_log = structlog.get_logger("waypost")
 
 
 @dataclass(slots=True)
@@ -53,16 +55,22 @@ class Answers:
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._maintenance = ThreadPoolExecutor(1, "maintenance")
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
+        self.unreadable = 0
         self._jobs: list[_Job] = []
         self._writer: asyncio.Task[None] | None = None
         self._tender = asyncio.get_running_loop().create_task(self._tend())
 
     def fetch(self, entry: Entry) -> Answer | None:
-        """Return an entry's answer with its text, or None where it was removed meanwhile."""
+        """Return an entry's answer with its text, or None where it was removed meanwhile or cannot be read."""
         # A row is never given out twice, so what is remembered for it cannot be of another answer or an older one.
         answer = self._recent.get(entry.row)
         if answer is None:
-            record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
+            try:
+                record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
+            except StoreError as error:  # a model can answer in its place
+                self.unreadable += 1
+                _log.error("answer_unreadable", scope=entry.scope, entry=entry.id, why=str(error))
+                return None
             answer = record if isinstance(record, Answer) else None
             if answer is not None and _size(answer) <= _RECENT_BYTES:
                 self._recent[entry.row] = answer

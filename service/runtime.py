@@ -172,12 +172,18 @@ def _embed_again(store: Store, view: View, stale: Sequence[RecordKey], encoder: 
 
 def _publish(metrics: Metrics, decider: Decider) -> None:
     """Publish sizes and the queue."""
-    batcher, view = decider.batcher, decider.answers.view
+    batcher, answers = decider.batcher, decider.answers
+    view = answers.view
     metrics.gauge("waypost_queue_length", "Prompts waiting for an encoder.", lambda: len(batcher))
     metrics.counter(
         "waypost_queue_refused",
         "Prompts refused because the queue was full.",
         lambda: batcher.refused,
+    )
+    metrics.counter(
+        "waypost_answers_unreadable",
+        "Cached answers that were found and could not be read.",
+        lambda: answers.unreadable,
     )
     metrics.gauge("waypost_answers", "Cached answers.", lambda: view.answers)
     metrics.gauge("waypost_live_references", "Live references.", lambda: view.live_references)

@@ -2,11 +2,13 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -329,6 +331,34 @@ def test_leases_capacity_and_ages_are_those_of_the_settings(starter_index: Path,
         client.put("soon over", "x", ttl=Duration(nanos=1_000))
         assert not client.decide("soon over").HasField("answer")
         client.close()
+
+
+def test_an_answer_that_is_damaged_on_disk_is_a_plan_and_an_error_in_the_log(
+    starter_index: Path, tmp_path: Path
+) -> None:
+    prompt, alike = "What is the capital of Australia?", "what is the capital of australia?"
+    with serving(starter_index, tmp_path) as server:
+        client = Client(server.address)
+        client.put(prompt, "Canberra")
+        client.put("another prompt", "sound")
+        assert client.decide(alike).answer.content == "Canberra"
+        client.close()
+    with closing(sqlite3.connect(tmp_path / "waypost.sqlite3")) as file, file:
+        file.execute("UPDATE answer_content SET chunks = '[\"' WHERE content = 'Canberra'")
+    with serving(starter_index, tmp_path) as server:
+        client = Client(server.address)
+        decisions = [client.decide(text) for text in (prompt, alike)]
+        assert all(decision.plan.steps for decision in decisions)
+        assert client.decide("another prompt").answer.content == "sound"
+        assert refusal(client.answers).code is grpc.StatusCode.DATA_LOSS
+        assert "\nwaypost_answers_unreadable_total 3.0\n" in scraped(metrics_address(server))
+        assert client.report(decisions[0], "Canberra again").stored
+        assert client.decide(alike).answer.content == "Canberra again"
+        client.close()
+        server.stop()
+        lines = [event for event in map(json.loads, server.log) if event["event"] == "answer_unreadable"]
+        assert [(line["level"], line["scope"]) for line in lines] == [("error", "default")] * 3
+        assert "is damaged" in lines[0]["why"]
 
 
 def test_every_answer_of_a_scope_can_be_paged_through_over_the_wire(client: Client, scope: str) -> None:

@@ -124,6 +124,7 @@ def test_damage_that_comes_later_is_an_error_and_never_an_answer(path: Path, see
     [
         "DELETE FROM answer_content",
         "UPDATE answer_content SET chunks = '[\"'",
+        "UPDATE answer_content SET chunks = '5'",
         "UPDATE answer SET source_tags = ''",
         "UPDATE answer SET prompt = CAST(x'80' AS TEXT)",
     ],
