@@ -562,7 +562,7 @@ class CountingStore(MemoryStore):
         return found
 
 
-@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (3, 3)])
+@pytest.mark.parametrize(("mib", "shown"), [(16, 8), (2, 1)])
 async def test_a_page_of_large_answers_reads_little_more_than_it_shows(root: Path, mib: int, shown: int) -> None:
     store = CountingStore()
     async with running(root, store=store, server={"max_message_mib": mib}) as service:
