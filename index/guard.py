@@ -11,19 +11,32 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from index.lexicon import is_typo, opposed
-from index.wording import CURRENCIES, DATE, NAME, NEGATED, NUMBER, TELLING, Prepared, prepare
+from index.lexicon import RANK, UNITS, is_typo, opposed
+from index.wording import (
+    CURRENCIES,
+    DATE,
+    LITERAL,
+    NAME,
+    NEGATED,
+    NUMBER,
+    PICTURE,
+    TELLING,
+    Prepared,
+    prepare,
+)
 
 __all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
 
 CHECKS: Final = (
-    "too_long", "language_differs", "symbols_differ", "numbers_differ", "units_differ", "dates_differ", "names_differ",
-    "terms_differ", "opposite", "negation", "order_differs", "conjunction", "roles_differ",
+    "too_long", "language_differs", "verbatim_differs", "symbols_differ", "numbers_differ", "units_differ",
+    "terms_differ", "dates_differ", "names_differ", "opposite", "negation", "order_differs", "conjunction",
+    "roles_differ",
 )  # fmt: skip
 """The checks that refuse, in the order they are made."""
 
 # Between these two things may change places.
 _SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
+_NEVER_TYPOS: Final = (NUMBER, LITERAL, PICTURE)
 # Letters of the shortest word that may be two run together.
 _JOINED: Final = 4
 # Residual words are aligned with each other one by one up to here: beyond it, two texts are not one with typos.
@@ -56,25 +69,39 @@ def differences(one: Prepared, other: Prepared) -> tuple[str, ...]:
 
 
 def compare(one: Prepared, other: Prepared) -> Comparison:
-    """Align two prompts and check them; `one` of the result is whichever comes first by its words."""
+    """Align two prompts and check them; `one` of the result is whichever comes first by its words.
+
+    The words are only aligned where nothing cheaper refuses.
+    """
     if other.words < one.words:  # so that greedy alignment gives the same both ways
         one, other = other, one
-    left, right, typos = _residuals(one, other)
     refused: list[str] = []
-    if one.cut or other.cut:
-        refused.append("too_long")
-    if one.language != other.language and one.language and other.language:
-        refused.append("language_differs")
-    if one.symbols != other.symbols:
-        refused.append("symbols_differ")
-    if one.numbers != other.numbers:
-        _check_numbers(one, other, refused)
+    _check_wholes(one, other, refused)
+    if refused:
+        return Comparison(one, other, (), (), 0, tuple(refused))
+    left, right, typos = _residuals(one, other)
     if left or right:
         _check_residuals(one, other, left, right, refused)
     if one.negations != other.negations and (not typos or _any(one, left, NEGATED) or _any(other, right, NEGATED)):
         refused.append("negation")
     _check_order(one, other, left, right, refused)
     return Comparison(one, other, tuple(left), tuple(right), typos, tuple(refused))
+
+
+def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
+    """Make the checks that need no alignment."""
+    if one.cut or other.cut:
+        refused.append("too_long")
+    if one.language != other.language and one.language and other.language:
+        refused.append("language_differs")
+    if one.verbatim != other.verbatim:
+        refused.append("verbatim_differs")
+    if one.symbols != other.symbols:
+        refused.append("symbols_differ")
+    if one.numbers != other.numbers:
+        _check_numbers(one, other, refused)
+    if (LITERAL in one.kinds or LITERAL in other.kinds) and _literals(one) != _literals(other):
+        refused.append("terms_differ")
 
 
 def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:
@@ -84,8 +111,8 @@ def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], in
     right = [place for place, stem in enumerate(other.stems) if stem not in mine]
     typos = 0
     if left and right and len(left) <= _ALIGNED and len(right) <= _ALIGNED:
-        if _run(one, left) == _run(other, right):  # "thin gthat" is "thing that"
-            return [], [], 1
+        if _run(one, left) == _run(other, right) and not (_known(one, left) and _known(other, right)):
+            return [], [], 1  # "thin gthat" is "thing that", but "the rapist" is no "therapist"
         typos = _align(one, other, left, right)
     if len(left) <= _ALIGNED and len(right) <= _ALIGNED:
         typos += _join(one, other, left) + _join(other, one, right)
@@ -96,18 +123,28 @@ def _run(text: Prepared, places: Sequence[int]) -> str:
     return "".join([text.words[place] for place in places])
 
 
+def _known(text: Prepared, places: Sequence[int]) -> bool:
+    return all(text.words[place] in RANK for place in places)
+
+
 def _align(one: Prepared, other: Prepared, left: list[int], right: list[int]) -> int:
     """Take out of both lists the words that are each other's typos; return how many."""
     typos = 0
     for place in left[:]:
-        if one.kinds[place] == NUMBER:
+        if one.kinds[place] in _NEVER_TYPOS:
             continue
         word = one.words[place]
         first, last = word[0], word[-1]
         for candidate in right:
             rival = other.words[candidate]
             # No one mistypes both ends; this spares the closer look for nearly all pairs.
-            if (rival[0] == first or rival[-1] == last) and other.kinds[candidate] != NUMBER and is_typo(word, rival):
+            if (
+                (rival[0] == first or rival[-1] == last)
+                and other.kinds[candidate] not in _NEVER_TYPOS
+                and is_typo(word, rival)
+                # A letter of a name may be missing; with another letter it is another name.
+                and (one.kinds[place] != NAME or len(word) != len(rival) or sorted(word) == sorted(rival))
+            ):
                 left.remove(place)
                 right.remove(candidate)
                 typos += 1
@@ -120,7 +157,7 @@ def _join(one: Prepared, other: Prepared, left: list[int]) -> int:
     words, joined = other.words, 0
     for place in left[:]:
         word = one.words[place]
-        if len(word) >= _JOINED and one.kinds[place] != NUMBER:
+        if len(word) >= _JOINED and word not in RANK and one.kinds[place] not in _NEVER_TYPOS:
             for index in range(len(words) - 1):
                 if word.startswith(words[index]) and word == words[index] + words[index + 1]:
                     left.remove(place)
@@ -134,8 +171,10 @@ def _check_residuals(
 ) -> None:
     """Compare what only the one says with what only the other says, kind by kind."""
     mine, theirs = {one.kinds[p] for p in left}, {other.kinds[p] for p in right}
-    if DATE in mine and DATE in theirs:
+    if (DATE in mine or DATE in theirs) and not (_today(one, left) and _today(other, right)):
         refused.append("dates_differ")
+    if PICTURE in mine and PICTURE in theirs:
+        refused.append("symbols_differ")
     if NAME in mine or NAME in theirs:
         both = (NAME in mine or _surplus(one, other)) and (NAME in theirs or _surplus(other, one))
         if both or substituted(one, other, left, right, TELLING):
@@ -144,6 +183,18 @@ def _check_residuals(
         refused.append("terms_differ")
     if left and right and opposed([one.words[p] for p in left], [other.words[p] for p in right]):
         refused.append("opposite")
+
+
+_UNIT: Final = Counter(("1",))
+
+
+def _literals(text: Prepared) -> list[str]:
+    return [word for word, kind in zip(text.words, text.kinds, strict=True) if kind == LITERAL]
+
+
+def _today(text: Prepared, places: Sequence[int]) -> bool:
+    """Return whether no day is left over but today, which goes without saying."""
+    return all(text.words[place] == "today" for place in places if text.kinds[place] == DATE)
 
 
 def _any(text: Prepared, places: Sequence[int], kind: int) -> bool:
@@ -172,7 +223,7 @@ def _at(text: Prepared, place: int) -> str:
 
 
 def _check_numbers(one: Prepared, other: Prepared, refused: list[str]) -> None:
-    """Refuse other numbers, other order, other units; numbers on one side only are the verifier's to weigh."""
+    """Refuse other numbers, another order of them, other units."""
     mine = [number.partition(" ")[0] for number in one.numbers]
     theirs = [number.partition(" ")[0] for number in other.numbers]
     if mine == theirs:
@@ -180,7 +231,11 @@ def _check_numbers(one: Prepared, other: Prepared, refused: list[str]) -> None:
             refused.append("units_differ")
         return
     more, less = Counter(mine) - Counter(theirs), Counter(theirs) - Counter(mine)
-    if (more and less) or not (more or less or (_listed(one) and _listed(other))):
+    if more or less:
+        # "one" is most often no number, but may stand for the 1 of the other.
+        if not (more + less == _UNIT and "one" in (other.words if more else one.words)):
+            refused.append("numbers_differ")
+    elif not (_listed(one) and _listed(other)):
         refused.append("numbers_differ")
 
 
@@ -191,9 +246,10 @@ def _units_differ(one: str, other: str) -> bool:
 
 
 def _listed(text: Prepared) -> bool:
-    """Return whether the numbers are joined by "and", "or", ...: their order says nothing."""
+    """Return whether between the numbers is only "and", "or", ... and their units: their order says nothing."""
     places = [place for place, kind in enumerate(text.kinds) if kind == NUMBER]
-    return all(not _SYMMETRIC.isdisjoint(text.words[here + 1 : there]) for here, there in pairwise(places))
+    between = [set(text.words[here + 1 : there]) for here, there in pairwise(places)]
+    return all(words & _SYMMETRIC and words <= _SYMMETRIC | UNITS.keys() for words in between)
 
 
 def _check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], refused: list[str]) -> None:
@@ -207,7 +263,7 @@ def _check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Seq
         return
     if _alternatives(one.words) * _alternatives(other.words) < 0:
         refused.append("conjunction")
-    if "roles_differ" not in refused and (_pronouns_turned(one, other) or _turned(one, other)):
+    if _pronouns_turned(one, other) or _persons_turned(one, other) or _turned(one, other):
         refused.append("roles_differ")
 
 
@@ -237,6 +293,20 @@ def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
     if mine == theirs:
         return False
     return len(mine) == len(theirs) or one.kinds.count(NAME) != other.kinds.count(NAME)
+
+
+def _persons_turned(one: Prepared, other: Prepared) -> bool:
+    """Return whether "can I ... you" became "can you ... me"."""
+    mine, theirs = _persons(one), _persons(other)
+    return len(mine) > 1 and len(theirs) > 1 and mine != theirs
+
+
+def _persons(text: Prepared) -> list[str]:
+    """Return "I" and "you" in the order in which they first come."""
+    return list(dict.fromkeys([_PERSON[word] for word in text.words if word in _PERSON]))
+
+
+_PERSON: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
 
 
 def _turned(one: Prepared, other: Prepared) -> bool:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 _DATA: Final = Path(__file__).parent / "data"
 _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
+_LATIN: Final = "\u024f"
+_ENDINGS: Final = frozenset(("ane", "ene", "yne", "ate", "ite", "ide", "nol", "nal", "ine", "ase", "ose"))
 _CACHED: Final = 65_536
 _VOWELS: Final = frozenset("aeiouy")
 
@@ -129,7 +131,7 @@ def is_typo(one: str, other: str) -> bool:
     """
     short, gap = min(len(one), len(other)), abs(len(one) - len(other))
     known = one in RANK and other in RANK
-    if short < 2 or gap > (1 if known else 2):
+    if short < 2 or gap > (1 if known else 2) or not (_is_latin(one) and _is_latin(other)):
         return False
     start = 0
     while start < short and one[start] == other[start]:
@@ -144,8 +146,14 @@ def is_typo(one: str, other: str) -> bool:
         return False
     if len(mine) + len(theirs) == 1:
         return start > 0 and ((mine or theirs) == one[start - 1] or not known)
+    if one[-3:] in _ENDINGS and other[-3:] in _ENDINGS:  # sulfate, sulfite
+        return False
     wrong = 2 if short >= 8 else 1
     return start > 0 and short >= 5 and not known and len(mine) == len(theirs) <= wrong
+
+
+def _is_latin(word: str) -> bool:
+    return word.isascii() or max(word) <= _LATIN
 
 
 def _base(word: str) -> str:  # noqa: PLR0911 - one ending a line

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.guard import Comparison, compare, substituted
-from index.wording import DATE, NAME, NUMBER, TELLING, Prepared
+from index.wording import DATE, NAME, TELLING, Prepared
 
 WEIGHTS: Final = Path(__file__).parent / "data" / "verifier.json"
 FEATURES: Final = (
     "cosine", "cosine_above_80", "cosine_above_90", "cosine_above_95", "left_over", "left_over_much", "both_sides",
-    "one_side", "question", "question_yes", "name_one_side", "number_one_side", "date_one_side", "typos", "same_words",
-    "function_words", "inversions", "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over",
+    "one_side", "question", "question_yes", "name_one_side", "date_one_side", "typos", "same_words", "identical",
+    "should", "function_words", "inversions", "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over",
     "other_words",
 )  # fmt: skip
 # Of real question pairs 1 % of the duplicates are below, where 1 pair in 77 is one: not worth comparing.
@@ -176,10 +176,11 @@ def features(cosine: float, comparison: Comparison) -> list[float]:
         float(one.question != other.question),
         float((one.question == "yes") != (other.question == "yes")),
         float(NAME in kinds),
-        float(NUMBER in kinds or len(one.numbers) != len(other.numbers)),
         float(DATE in kinds),
         min(comparison.typos, 2) * max(0.0, 1.0 - 3.0 * left_over),
         float(mine + theirs < TELLING),
+        float(one.stems == other.stems),
+        float(("should" in one.words) != ("should" in other.words)),
         empty / words,
         float(min(inversions, 3)),
         kept,

@@ -34,7 +34,7 @@ _RIDGE: Final = 0.01
 # The sign a weight must have, where only one makes sense.
 SIGNS: Final = {
     "cosine": 1, "both_sides": -1, "one_side": -1, "question": -1, "question_yes": -1, "name_one_side": -1,
-    "number_one_side": -1, "date_one_side": -1, "typos": 1, "same_words": 1, "inversions": -1, "pairs_kept": 1,
+    "identical": 1, "should": -1, "date_one_side": -1, "typos": 1, "same_words": 1, "inversions": -1, "pairs_kept": 1,
     "substituted": -1, "length_ratio": -1,
 }  # fmt: skip
 _NEIGHBOURS: Final = 8

@@ -45,6 +45,44 @@ def refused(one: str, other: str) -> tuple[str, ...]:
         ("roles_differ", "If Ann and Tom wed, is his family happy?", "If Ann and Tom wed, is Ann's family happy?"),
         ("language_differs", "What is the weather in the city?", "¿Qué tiempo hace en la ciudad de los Reyes?"),
         ("language_differs", "What is the weather like?", "Какая сегодня погода?"),
+        (
+            "numbers_differ",
+            "How much is it for 3 adults and 5 children?",
+            "How much is it for 5 adults and 3 children?",
+        ),
+        ("numbers_differ", "Is it below -5 degrees?", "Is it below 5 degrees?"),
+        ("numbers_differ", "How do I install Python 3.10?", "How do I install Python 3.1?"),
+        ("numbers_differ", "Which error is E1234?", "Which error is E1235?"),
+        ("numbers_differ", "Who won the first world war?", "Who won World War II?"),
+        ("numbers_differ", "Is one cup of sugar enough?", "Are two cups of sugar enough?"),
+        ("numbers_differ", "Is 25 too late?", "Is twenty six too late?"),
+        ("numbers_differ", "A dozen eggs, please", "A hundred eggs, please"),
+        ("units_differ", "Is 5% a good rate?", "Is 5 a good rate?"),
+        ("units_differ", "Is $5 enough?", "Is €5 enough?"),
+        ("units_differ", "Is it open at 10am?", "Is it open at 10 pm?"),
+        ("dates_differ", "What was the price of gold yesterday?", "What is the price of gold today?"),
+        ("dates_differ", "Is the shop open on Monday?", "Is the shop open?"),
+        ("terms_differ", "Delete /home/ann/a.txt", "Delete /home/ann/b.txt"),
+        ("terms_differ", "What is in config.yaml?", "What is in config.json?"),
+        ("terms_differ", "Write to ann@x.com", "Write to bob@x.com"),
+        ("terms_differ", "Open http://x.com/a", "Open http://x.com/b"),
+        ("terms_differ", "What is MAX_SIZE for?", "What is MIN_SIZE for?"),
+        ("terms_differ", "Is sulfate healthy?", "Is sulfite healthy?"),
+        ("verbatim_differs", "What does a[1:] do?", "What does a[:-1] do?"),
+        ("verbatim_differs", "What does a && b mean?", "What does a || b mean?"),
+        ("verbatim_differs", "Solve 2x-3=7", "Solve 2x/3=7"),
+        ("verbatim_differs", "Kann ich hier rauchen?", "Kann ich hier nicht rauchen?"),
+        ("verbatim_differs", "Je peux fumer ici ?", "Je ne peux pas fumer ici ?"),
+        ("verbatim_differs", "Passwort ändern", "Passwort löschen"),
+        ("verbatim_differs", "我可以退款吗", "我不可以退款吗"),
+        ("verbatim_differs", "можно ли мне курить", "нельзя ли мне курить"),
+        ("terms_differ", "Translate 我爱你 for me", "Translate 你爱我 for me"),
+        ("symbols_differ", "What does 🍎 mean?", "What does 🍌 mean?"),
+        ("names_differ", "What is hepatitis A?", "What is hepatitis B?"),
+        ("names_differ", "Who is Eva Kowalska?", "Who is Eva Kowalski?"),
+        ("negation", "I used to be able to log in, why?", "I am able to log in, why?"),
+        ("opposite", "Do all birds fly?", "Do some birds fly?"),
+        ("roles_differ", "Can you send me money?", "Can I send you money?"),
     ],
 )
 def test_what_changes_the_answer_is_refused(check: str, one: str, other: str) -> None:
@@ -73,15 +111,30 @@ def test_what_changes_the_answer_is_refused(check: str, one: str, other: str) ->
         ("Which universities in Europe are good?", "Which European universities are good?"),
         ("Where is the U.S. embassy?", "Where is the US embassy?"),
         ("東京の天気は?", "東京の天気は"),
+        ("¿Dónde está mi pedido?", "Dónde está mi pedido"),
+        ("Wie kann ich mein Passwort ändern?", "wie kann ich mein passwort ändern"),
+        ("What does print(x) do?", "What does  print(x) do"),
+        ("How much is 5kg of rice?", "How much is 5 kg of rice?"),
+        ("Remind me at 10am", "Remind me at 10 AM"),
+        ("Are 3\u20134 days enough?", "Are 3-4 days enough?"),
+        ("Who won World War II?", "Who won the second world war?"),
+        ("Is twenty five too late?", "Is 25 too late?"),
+        ("Is twenty one too late?", "Is 21 too late?"),
+        ("Is one hour enough?", "Is 1 hour enough?"),
+        ("What's the price today?", "What is the price?"),
+        ("Is the universe infinite or not?", "Is the universe infinite?"),
+        ("Thanks 😊 How do I pay?", "Thanks, how do I pay?"),
+        ("Are 500 and 1000 notes good?", "Are 1000 and 500 notes good?"),
+        ("Can I send item(s) back?", "can I send item(s) back"),
     ],
 )
 def test_what_is_only_written_otherwise_passes(one: str, other: str) -> None:
     assert refused(one, other) == ()
 
 
-def test_a_number_or_name_on_one_side_is_left_to_the_verifier() -> None:
+def test_a_name_on_one_side_is_left_to_the_verifier_and_a_number_is_not() -> None:
     assert refused("Who is Donald Knuth?", "Who is Knuth?") == ()
-    assert refused("What is the best phone?", "What is the best phone in 2030?") == ()
+    assert refused("What is the best phone?", "What is the best phone in 2030?") == ("numbers_differ",)
 
 
 def test_house_is_no_typo_of_mouse_but_huose_is_one_of_house() -> None:
