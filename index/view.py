@@ -143,6 +143,11 @@ class View:
         view = self._scopes.get(scope)
         return view is not None and reference_id in view.references
 
+    def references_of(self, scope: str, sources: Collection[str]) -> list[str]:
+        """Return the ids of a scope's live references that come from one of these sources."""
+        view = self._scopes.get(scope) if sources else None
+        return [r.id for r in view.reference_rows.values() if r.source in sources] if view is not None else []
+
     def entries(self, scope: str) -> Collection[Entry]:
         """Return a scope's entries, oldest first: a live view, not to be kept over a change."""
         view = self._scopes.get(scope)

@@ -1,6 +1,6 @@
 """What `waypost check` does: everything the service would load at its start, looked at piece by piece."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from index.encoder import Encoder, OnnxEncoder
 from index.errors import StoreHeldError, WaypostError
 from index.generation import current_generation, load_generation
 from index.references import read_references, warnings
+from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from service.cache.semantic import load_judge
 from service.routing.choose import fallback_model
 from service.settings import Settings, load_settings
+from service.spending import baseline_of
 
 Finding = tuple[str, str]
 """What was looked at, and what is wrong with it ("" where nothing is)."""
@@ -47,7 +49,9 @@ def check(
     except WaypostError as error:
         yield f"encoder {settings.encoder.path}", str(error)
     yield _index(settings, encoder)
-    yield _store(settings)
+    yield _file("store", settings.store.file, SqliteStore)
+    if settings.journal.enabled:
+        yield _file("journal", settings.store.journal, SqliteJournal)
     yield from _inputs(references, models)
 
 
@@ -58,23 +62,23 @@ def _index(settings: Settings, encoder: Encoder | None) -> Finding:
         name = f"index {folder}"
         generation = load_generation(folder, encoder.digest if encoder else None)
         fallback_model(generation, settings.routing.fallback)
+        baseline_of(generation, settings.stats.baseline)
     except WaypostError as error:
         return name, str(error)
     return f"{name} ({len(generation.references)} references)", ""
 
 
-def _store(settings: Settings) -> Finding:
-    """Open the store as the service would; one that is not there yet is made at the start, and is fine."""
-    path = settings.store.file
+def _file(kind: str, path: Path, opens: Callable[[Path], SqliteStore | SqliteJournal]) -> Finding:
+    """Open a file as the service would; one that is not there yet is made at the start, and is fine."""
     if not path.exists():
-        return f"store {path} (not there yet)", ""
+        return f"{kind} {path} (not there yet)", ""
     try:
-        SqliteStore(path).close()
+        opens(path).close()
     except StoreHeldError:
-        return f"store {path} (in use by a running service: not opened)", ""
+        return f"{kind} {path} (in use by a running service: not opened)", ""
     except WaypostError as error:
-        return f"store {path}", str(error)
-    return f"store {path}", ""
+        return f"{kind} {path}", str(error)
+    return f"{kind} {path}", ""
 
 
 def _inputs(references: Sequence[Path] | None, models: Path | None) -> Iterator[Finding]:

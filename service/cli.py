@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import WaypostError
+from service import cli_learning
 
 app = typer.Typer(
     name="waypost",
@@ -220,7 +221,7 @@ def export_encoder(
 
 
 @app.command()
-def evaluate(  # noqa: PLR0913, PLR0917 - each is an option of the command
+def evaluate(
     references: References,
     config: Config = None,
     index: Index = None,
@@ -258,6 +259,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if output is not None:
         evaluation.write(report, output)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
+
+
+for _command in cli_learning.app.registered_commands:
+    app.registered_commands.append(_command)
 
 
 def _settings(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:

@@ -2,7 +2,8 @@
 
 import grpc
 from google.protobuf.json_format import MessageToJson
-from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
+from google.protobuf.message import Message
+from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
 
 from index.errors import WaypostError
 
@@ -33,7 +34,17 @@ def decide(
             raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
 
 
-def to_json(response: router_pb2.DecideResponse) -> str:
+def replay(address: str, wanted: admin_pb2.ReplayRequest, *, token: str, timeout: float) -> admin_pb2.ReplayResponse:
+    """Return what a service says would move, or raise CallError; arguments as in `decide`."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    with grpc.insecure_channel(address) as channel:
+        try:
+            return admin_pb2_grpc.AdminStub(channel).Replay(wanted, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
+
+
+def to_json(response: Message) -> str:
     """Return a response as JSON with the contract's field names."""
     return MessageToJson(response, preserving_proto_field_name=True, ensure_ascii=False)
 
@@ -79,3 +90,46 @@ def _explained(response: router_pb2.DecideResponse) -> list[str]:
         prompt = " ".join(near.prompt.split())
         lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:24} {prompt[:70]}")
     return lines
+
+
+def replay_request(
+    generation: str, settings: str, scope: str, period_s: float | None, limit: int
+) -> admin_pb2.ReplayRequest:
+    """Return a request to replay: as `service.replaying.Wanted`."""
+    wanted = admin_pb2.ReplayRequest(generation=generation, settings=settings, scope=scope, limit=limit)
+    if period_s is not None:
+        wanted.period.FromNanoseconds(int(period_s * 1e9))
+    return wanted
+
+
+def replay_text(found: admin_pb2.ReplayResponse) -> str:
+    """Return what would move for a person to read."""
+    share = found.changed / max(found.replayed, 1)
+    lines = [
+        f"generation {found.generation}",
+        f"replayed   {found.replayed:,} of {found.recorded:,} recorded plans",
+        f"would move {found.changed:,} ({share:.1%})",
+        f"cost       ${found.cost_before_usd:.4f} to ${found.cost_after_usd:.4f} ({_signed(found.cost_change_usd, 4)})",
+        f"quality    {found.quality_before:.4f} to {found.quality_after:.4f} expected, mean of {found.compared:,}",
+    ]
+    models = sorted({*found.models_before, *found.models_after}, key=lambda name: -found.models_after[name])
+    if models:
+        lines += ["", f"{'model':32} {'before':>9} {'after':>9}"]
+        lines += [
+            f"{name or '(no model)':32} {found.models_before[name]:>9,} {found.models_after[name]:>9,}"
+            for name in models
+        ]
+    if found.moves:
+        lines += ["", f"{'from':24} {'to':24} {'decisions':>9} {'USD':>12} {'quality':>9}"]
+        lines += [
+            f"{move.from_model or '(no model)':24} {move.to_model or '(no model)':24} {move.decisions:>9,} "
+            f"{_signed(move.cost_change_usd, 4):>12} {_signed(move.quality_change, 2):>9}"
+            for move in found.moves
+        ]
+        examples = ", ".join(one.decision_id for one in found.examples[:3])
+        lines += ["", f"for example {examples}: ask Admin.Explain"]
+    return "\n".join(lines)
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}"

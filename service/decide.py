@@ -8,7 +8,7 @@ but for encoding and searching, which the batcher does on its threads.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from index.generation import Generation
@@ -20,12 +20,15 @@ from service.answers import Answers
 from service.batcher import Batcher, Embedded
 from service.cache.semantic import Judge, likelihood, refusal, verify
 from service.decisions import DecisionLog, new_id
+from service.learning.journal import Journal
+from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import choose, fallback_model
 from service.routing.vote import Vote, vote
 from service.settings import Settings
+from service.spending import Accounts
 
 # Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
 _LEAST_MARGIN_S = 0.005
@@ -46,6 +49,9 @@ class Decider:
     judge: Judge
     log: DecisionLog
     metrics: Metrics
+    learner: Learner | None = None
+    journal: Journal | None = None
+    accounts: Accounts | None = None
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
         """Return a cached answer that is safe to serve, or the plan.
@@ -171,7 +177,10 @@ class Decider:
             input_tokens=decision.prompt.input_tokens,
             output_tokens=request.route.output_tokens or self.settings.routing.output_tokens,
         )
-        decision.estimates, decision.neighbours = result.estimates, result.neighbours
+        decision.expected, decision.neighbours = result.estimates, result.neighbours
+        if self.learner is not None:
+            result = replace(result, estimates=self.learner.adjust(request.scope, decision.vector, result.estimates))
+        decision.estimates = result.estimates
         return result
 
     def _choose(self, decision: Decision, result: Vote, generation: Generation) -> Plan:
@@ -189,10 +198,18 @@ class Decider:
             reason=Reason.DEGRADED if decision.degraded else reason,
         )
 
+    def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
+        """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
+        return self._choose(decision, self._estimate(decision, found, generation), generation)
+
     def _record(self, decision: Decision, started: float) -> Decision:
         decision.timings.total = perf_counter() - started
         self.log.add(decision)
+        if self.journal is not None:
+            self.journal.decided(decision)
         self.metrics.decided(decision)
+        if self.accounts is not None:
+            self.accounts.decided(decision, self.generation.catalogue)
         if self.settings.log.level == "debug":
             log.decision(decision, prompts=self.settings.log.prompts)
         return decision

@@ -20,8 +20,9 @@ from index.records import LiveReference, Reference
 from index.store import Kind, RecordKey
 from index.text import canonical
 from index.vectors import Vectors
+from service import replaying
 from service.auth import Principal
-from service.convert import fields, incoming, outgoing
+from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, TooLarge, to_status
 from service.lookup import Ask
@@ -97,7 +98,7 @@ async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:
 async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
     """Router.Report."""
     runtime = call.runtime
-    decision = _decision(message.decision_id, call)
+    decision = await _decision(message.decision_id, call)
     model = incoming.check_report(message, _catalogue(call), decision)
     answer, chunks = incoming.to_answer_text(message.answer, message.chunks)
     what = Report(
@@ -119,6 +120,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         runtime.encoder,
         runtime.settings.cache,
     )
+    rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
+    runtime.heard(decision, rating)
     first, decision.reported = not decision.reported, True
     if first:
         outcome = what.outcome.name.lower() if what.outcome else "cached"
@@ -210,11 +213,13 @@ async def delete(message: references_pb2.DeleteRequest, call: Call) -> Message:
     """References.Delete."""
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    ids = incoming.to_ids("ids", message.ids, 10_000)
+    ids, sources = incoming.to_deletion(message)
     answers = call.runtime.decider.answers
-    keys = [RecordKey(Kind.REFERENCE, scope, i) for i in ids if answers.view.has_reference(scope, i)]
+    wanted = dict.fromkeys([*ids, *answers.view.references_of(scope, sources)])
+    keys = [RecordKey(Kind.REFERENCE, scope, i) for i in wanted if answers.view.has_reference(scope, i)]
     await answers.remove(keys)
-    return references_pb2.DeleteResponse(deleted=len(keys))
+    reports = sum([await call.runtime.forget(scope, source) for source in sources])
+    return references_pb2.DeleteResponse(deleted=len(keys), reports=reports)
 
 
 async def list_references(message: references_pb2.ListRequest, call: Call) -> Message:
@@ -270,6 +275,8 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
         answers_reported_wrong=counts.answers_reported_wrong,
         reported_cost_usd=counts.reported_cost_usd,
     )
+    if decider.accounts is not None:
+        learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")
     if not message.scope:
         response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
     return response
@@ -308,13 +315,14 @@ async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call
 
 async def explain(message: admin_pb2.ExplainRequest, call: Call) -> Message:
     """Admin.Explain."""
-    return outgoing.from_explained(_decision(message.decision_id, call))
+    return outgoing.from_explained(await _decision(message.decision_id, call))
 
 
 async def replay(message: admin_pb2.ReplayRequest, call: Call) -> Message:
     """Admin.Replay."""
-    del message, call
-    raise NotOffered("Replay is not offered by this version: use `waypost evaluate` on labelled prompts")
+    call.principal.check_admin()
+    generation, found = await replaying.run(call.runtime, learning.to_wanted(message))
+    return learning.from_replayed(generation, found)
 
 
 def waypost_version() -> str:
@@ -329,17 +337,17 @@ def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
 
-def _decision(decision_id: str, call: Call) -> Decision:
-    """Return a remembered decision that this caller may see; another scope's is as unknown as none."""
+async def _decision(decision_id: str, call: Call) -> Decision:
+    """Return a remembered or recorded decision that this caller may see; another scope's is as unknown as none."""
     if not decision_id:
         raise InvalidRequest(("decision_id", "required: it is in the response of Decide"))
-    decision = call.runtime.decider.log.get(decision_id)
+    decision = call.runtime.decider.log.get(decision_id) or await call.runtime.recorded(decision_id)
     scopes = call.principal.scopes
     if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
         keep = call.runtime.settings.decisions.keep
         raise NotFound(
-            f"decision {decision_id[:64]!r} is not known: the latest are kept until a restart, "
-            f"up to decisions.keep ({keep:,})"
+            f"decision {decision_id[:64]!r} is not known: the latest decisions.keep ({keep:,}) are remembered until a "
+            "restart, and plans and semantic hits are recorded for journal.keep_days"
         )
     return decision
 

@@ -12,7 +12,7 @@ from index.records import Answer
 from index.store import Kind, RecordKey
 from service.answers import Answers
 from service.errors import PreconditionFailed
-from service.requests import Decision, Outcome, Prompt
+from service.requests import LAPSED, Decision, Outcome, Prompt
 from service.settings import CacheSettings
 
 # How providers name a complete answer: OpenAI, Anthropic, Google, Cohere; "" is for callers that do not say.
@@ -143,6 +143,9 @@ def to_answer(
 
 
 def _check_token(decision: Decision, token: str) -> None:
+    if decision.lease_until == LAPSED:
+        why = "it is only remembered until a restart, and for decisions.keep later decisions"
+        raise PreconditionFailed("FILL_TOKEN_LAPSED", "fill_token", f"the fill token has lapsed: {why}")
     if not decision.fill_token:
         raise PreconditionFailed(
             "FILL_TOKEN_USED",

@@ -15,6 +15,8 @@ from index.view import Entry
 
 DEFAULT_SCOPE = "default"
 _CHARACTERS_PER_TOKEN: Final = 4.0
+# The lease of a decision whose fill token was lost with the process that gave it out.
+LAPSED = -1.0
 
 
 class CacheMode(enum.Enum):
@@ -233,7 +235,8 @@ class Decision:
     """What one Decide returned, and what is kept of it until it is reported, explained or forgotten.
 
     Exactly one of `hit` and `plan` is set. A `fill_token` lets the model's answer be stored, once, until
-    `lease_until` (seconds, monotonic).
+    `lease_until` (seconds, monotonic). `expected` are the estimates before anything that reports taught, `heard`
+    the models that were reported on, `arm` that of an experiment.
     """
 
     id: str
@@ -247,6 +250,7 @@ class Decision:
     candidate: Judged | None = None
     judged: tuple[Judged, ...] = ()
     estimates: tuple[Estimate, ...] = ()
+    expected: tuple[Estimate, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     degraded: bool = False
@@ -255,3 +259,5 @@ class Decision:
     fill_token: str = ""
     lease_until: float = 0.0
     reported: bool = False
+    heard: tuple[str, ...] = ()
+    arm: str = ""

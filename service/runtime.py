@@ -22,6 +22,7 @@ from index.generation import (
     set_current,
 )
 from index.records import Answer
+from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from index.store import Record, RecordKey, Store
 from index.text import canonical
@@ -32,10 +33,16 @@ from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
 from service.errors import NotFound, PreconditionFailed
+from service.learning.journal import Journal, Rating, restored
+from service.learning.online import Learner, Sample
+from service.learning.replay import replan
+from service.learning.tutor import Expect, Tutor
 from service.lookup import search
 from service.metrics import Metrics
+from service.requests import Decision, Prompt, Request, Timings
 from service.routing.choose import fallback_model
 from service.settings import Settings
+from service.spending import Accounts, baseline_of
 
 _AT_ONCE = 1_000
 _log = structlog.get_logger("waypost")
@@ -56,6 +63,7 @@ class Runtime:
     encoder: Encoder
     decider: Decider
     started_at: float
+    tutor: Tutor | None = None
     _activating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def activate(self, generation_id: str) -> tuple[str, str]:
@@ -67,28 +75,67 @@ class Runtime:
         """
         root = self.settings.index.path
         async with self._activating:  # one after the other: memory and disk must name the same one in the end
-            found = {path.name: (path, manifest) for path, manifest in await asyncio.to_thread(list_generations, root)}
-            if generation_id not in found:
-                raise NotFound(f"no generation {generation_id[:64]!r} below the index folder: see ListGenerations")
-            folder, manifest = found[generation_id]
-            try:
-                if isinstance(manifest, GenerationError):
-                    raise manifest
-                generation = await asyncio.to_thread(_load_generation, folder, self.encoder, self.settings)
-            except (GenerationError, InputError) as error:
-                raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
+            generation = await self.find(generation_id)
             try:
                 await asyncio.to_thread(set_current, root, generation.id)
             except OSError as error:
                 why = f"{root} cannot be written ({error}): the next start would use another generation again"
                 raise PreconditionFailed("INDEX_FOLDER_READ_ONLY", generation_id, why) from error
             previous, self.decider.generation = self.decider.generation.id, generation
+            if self.decider.accounts is not None:
+                self.decider.accounts.baseline = baseline_of(generation, self.settings.stats.baseline)
         _log.info("generation_activated", generation=generation.id, previous=previous)
         return generation.id, previous
+
+    async def find(self, generation_id: str) -> Generation:
+        """Load a generation below the index folder.
+
+        Raises:
+            NotFound: there is no such generation.
+            PreconditionFailed: it is damaged, or does not fit encoder or settings.
+        """
+        root = self.settings.index.path
+        found = {path.name: (path, manifest) for path, manifest in await asyncio.to_thread(list_generations, root)}
+        if generation_id not in found:
+            raise NotFound(f"no generation {generation_id[:64]!r} below the index folder: see ListGenerations")
+        folder, manifest = found[generation_id]
+        try:
+            if isinstance(manifest, GenerationError):
+                raise manifest
+            return await asyncio.to_thread(_load_generation, folder, self.encoder, self.settings)
+        except (GenerationError, InputError) as error:
+            raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
+
+    def heard(self, decision: Decision, rating: Rating) -> None:
+        """Take in what a caller reports of a model."""
+        decider = self.decider
+        if decider.learner is not None:
+            decider.learner.reported(decision, rating)
+        if decider.accounts is not None:
+            decider.accounts.reported(decision, rating, decider.generation.catalogue)
+        if decider.journal is not None:
+            decider.journal.reported(decision, rating)
+
+    async def recorded(self, decision_id: str) -> Decision | None:
+        """Return a decision from the journal, without its fill token."""
+        journal, generation = self.decider.journal, self.decider.generation
+        row = await asyncio.to_thread(journal.file.decision, decision_id) if journal is not None else None
+        return await asyncio.to_thread(restored, row, generation) if row is not None else None
+
+    async def forget(self, scope: str, source: str) -> int:
+        """Take back what a source's reports taught in a scope; return how many reports that were."""
+        if self.tutor is not None:
+            return await self.tutor.forget(scope, source)
+        journal = self.decider.journal
+        return await asyncio.to_thread(journal.forget, scope, source) if journal is not None else 0
 
     async def close(self) -> None:
         """Stop the encoder, finish writes and close the store."""
         await asyncio.to_thread(self.decider.batcher.close)
+        if self.tutor is not None:
+            await self.tutor.close()
+        if self.decider.journal is not None:
+            await asyncio.to_thread(self.decider.journal.close)
         await self.decider.answers.close()
 
 
@@ -113,6 +160,8 @@ async def load(settings: Settings) -> Runtime:
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
     decider = Decider(settings, generation, answers, batcher, judge, log, metrics)
+    tutor = await learn(decider, encoder.digest)
+    decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)
     _publish(metrics, decider)
     _log.info(
         "loaded",
@@ -122,7 +171,38 @@ async def load(settings: Settings) -> Runtime:
         live_references=view.live_references,
         load_s=round(loaded - started, 3),
     )
-    return Runtime(settings, encoder, decider, time.time())
+    return Runtime(settings, encoder, decider, time.time(), tutor)
+
+
+async def learn(decider: Decider, encoder_digest: str) -> Tutor | None:
+    """Give a decider its journal and what it learned before, as far as the settings want it."""
+    settings = decider.settings
+    if settings.journal.enabled:
+        file = await asyncio.to_thread(SqliteJournal, settings.store.journal)
+        decider.journal = Journal(file, settings.journal, encoder_digest)
+    if not settings.learning.enabled:
+        return None
+    decider.learner = Learner(settings.learning)
+    return Tutor(
+        decider.learner, decider.journal, _expecting(decider), lambda: decider.generation.id, settings.learning
+    )
+
+
+def _expecting(decider: Decider) -> Expect:
+    """Return what estimates anew what reports of quality are compared with."""
+
+    def expect(scope: str, samples: Sequence[Sample]) -> list[float]:
+        generation = decider.generation
+        decisions = []
+        for sample in samples:
+            prompt = Prompt(sample.text, b"", size=sample.size)
+            decisions.append(Decision("", Request(scope, sample.text), prompt, generation.id, 0.0, Timings()))
+            decisions[-1].vector = sample.vector.tobytes()
+        replan(decisions, generation, decider.plan, decider.answers.view, decider.settings.routing.neighbours)
+        known = [{e.model: e.quality for e in decision.expected} for decision in decisions]
+        return [one.get(s.model, s.expected) for one, s in zip(known, samples, strict=True)]
+
+    return expect
 
 
 def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
@@ -144,6 +224,7 @@ def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Gene
     """Load a generation and what is derived from it, and check that the settings fit it."""
     generation = load_generation(folder, encoder.digest)
     fallback_model(generation, settings.routing.fallback)
+    baseline_of(generation, settings.stats.baseline)
     _ = generation.mean_costs, generation.known, generation.prior  # computed now, not by the first decision
     return generation
 
@@ -188,6 +269,11 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
         lambda: answers.unreadable,
     )
     metrics.gauge("waypost_answers", "Cached answers.", lambda: view.answers)
+    if (journal := decider.journal) is not None:
+        metrics.counter("waypost_journal_written", "Rows the journal took.", lambda: journal.written)
+        metrics.counter("waypost_journal_dropped", "Rows it could not take.", lambda: journal.dropped)
+    if (learner := decider.learner) is not None:
+        metrics.gauge("waypost_rated_reports", "Reports of quality that move estimates.", lambda: len(learner))
     metrics.gauge("waypost_live_references", "Live references.", lambda: view.live_references)
     metrics.gauge(
         "waypost_references",

@@ -78,12 +78,17 @@ class StoreSettings(_Table):
     """What is kept on disk."""
 
     data_dir: Path = Path("var/data")
-    """The folder of the record of answers and live references."""
+    """The folder of the record of answers and live references, and of the journal of decisions."""
 
     @property
     def file(self) -> Path:
         """The record itself."""
         return self.data_dir / "waypost.sqlite3"
+
+    @property
+    def journal(self) -> Path:
+        """The journal of decisions."""
+        return self.data_dir / "journal.sqlite3"
 
 
 class CacheSettings(_Table):
@@ -130,6 +135,39 @@ class DecisionSettings(_Table):
     """How much text they may hold together; beyond it the oldest are forgotten sooner."""
 
 
+class JournalSettings(_Table):
+    """What is recorded of decisions on disk, for Replay, refit, and Explain after a restart."""
+
+    enabled: bool = True
+    """Without it nothing is recorded, and what reports taught ends with the process."""
+    prompts: bool = False
+    """Also record prompt texts: `waypost refit` needs them. Without it, only their vector and key."""
+    keep_days: Positive = 30.0
+    """Older decisions are forgotten."""
+    max_mib: Annotated[int, Field(ge=1, le=1_048_576)] = 512
+    """How large the file may grow (a decision takes about 4 KiB); above it the oldest are forgotten."""
+
+
+class LearningSettings(_Table):
+    """What reports teach at once, in their scope only."""
+
+    enabled: bool = True
+    """Let reports move the estimates of quality, cost and latency."""
+    max_shift: Share = 0.5
+    """The most that reports may move an expected quality."""
+    half_life_days: Positive = 30.0
+    """After so long, a report counts half."""
+    keep: Annotated[int, Field(ge=100, le=100_000)] = 5_000
+    """Reports of quality that are kept in memory for one scope; the oldest go."""
+
+
+class StatsSettings(_Table):
+    """What is counted."""
+
+    baseline: str = ""
+    """The model (id or alias) that savings are against: always calling it. Empty: the best over all references."""
+
+
 class LogSettings(_Table):
     """The log, JSON lines on standard error."""
 
@@ -169,6 +207,9 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     routing: RoutingSettings = RoutingSettings()
     decisions: DecisionSettings = DecisionSettings()
+    journal: JournalSettings = JournalSettings()
+    learning: LearningSettings = LearningSettings()
+    stats: StatsSettings = StatsSettings()
     log: LogSettings = LogSettings()
     auth: AuthSettings = AuthSettings()
 

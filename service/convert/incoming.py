@@ -193,6 +193,16 @@ def to_ids(field: str, ids: Sequence[str], limit: int) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
+def to_deletion(message: references_pb2.DeleteRequest) -> tuple[list[str], list[str]]:
+    """Return the ids and the sources of what to delete."""
+    at_most("sources", message.sources, 64)
+    for i, source in enumerate(message.sources):
+        if not sized(f"sources[{i}]", source, 256):
+            raise InvalidRequest((f"sources[{i}]", "empty: give the source of references, or of reports of quality"))
+    sources = list(dict.fromkeys(message.sources))
+    return [] if sources and not message.ids else to_ids("ids", message.ids, 10_000), sources
+
+
 def to_references(message: references_pb2.UpsertRequest, catalogue: Catalogue) -> list[Reference]:
     """Return the references of an Upsert, which must name different ids."""
     if not message.references:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from prometheus_client.parser import text_string_to_metric_families
 from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
 
@@ -87,7 +88,14 @@ def use_everything(server: Server) -> None:
         decision = router.Decide(router_pb2.DecideRequest(scope=scope, prompt="Which series are there?"))
         model = decision.plan.steps[0].model
         router.Report(
-            router_pb2.ReportRequest(decision_id=decision.decision_id, model=model, outcome=types_pb2.OUTCOME_ERROR)
+            router_pb2.ReportRequest(
+                decision_id=decision.decision_id,
+                model=model,
+                outcome=types_pb2.OUTCOME_ERROR,
+                quality=0.0,
+                usage=types_pb2.Usage(cost_usd=0.01),
+                latency=Duration(seconds=1),
+            )
         )
         with pytest.raises(grpc.RpcError):
             router.Decide(router_pb2.DecideRequest(scope=scope))

@@ -322,7 +322,7 @@ def test_a_field_of_a_later_version_is_passed_over(client: Client, scope: str) -
     assert response.plan.steps
 
 
-@pytest.mark.parametrize("method", ["Router.Review", "Admin.Replay"])
+@pytest.mark.parametrize("method", ["Router.Review"])
 def test_what_this_version_does_not_offer_says_what_to_do_instead(client: Client, method: str) -> None:
     told = refusal(lambda: client.raw(method.replace(".", "/"), b""))
     assert told.code is grpc.StatusCode.UNIMPLEMENTED

@@ -233,7 +233,10 @@ def used(
         client = Client(server.address)
         prompt, answer, scope, request_id, tag = SECRETS
         decision = client.decide(prompt, scope, request_id=request_id)
-        client.report(decision, answer, source_tags=[tag], finish_reason="stop")
+        usage, latency = types_pb2.Usage(cost_usd=0.01), Duration(seconds=1)
+        client.report(
+            decision, answer, source_tags=[tag], finish_reason="stop", quality=1.0, usage=usage, latency=latency
+        )
         client.decide(prompt, scope)
         client.decide(prompt + "!", scope)
         refusal(lambda: client.decide(" ", scope))
@@ -254,7 +257,7 @@ def test_every_documented_series_is_published(used: tuple[Server, str]) -> None:
     _, metrics = used
     assert len(DOCUMENTED) > 10
     for series in DOCUMENTED:
-        assert re.search(rf"^{series}(_bucket)?[ {{]", metrics, re.MULTILINE), series
+        assert re.search(rf"^{series}(_bucket|_sum)?[ {{]", metrics, re.MULTILINE), series
     assert value(metrics, 'waypost_decisions_total{outcome="exact"}') == 1
     assert value(metrics, 'waypost_decisions_total{outcome="plan"}') >= 1
     assert value(metrics, 'waypost_reports_total{outcome="ok"}') == 1
@@ -315,6 +318,7 @@ def test_leases_capacity_and_ages_are_those_of_the_settings(starter_index: Path,
     settings = (
         "[cache]\nlease_s = 1e-6\nmax_answers = 3\nttl_s = 0\n[decisions]\nkeep = 2\n[routing]\nfallback = 'large'\n"
     )
+    settings = f"[journal]\nenabled = false\n{settings}"
     with serving(starter_index, tmp_path, settings + "min_similarity = 1.0\n") as server:
         client = Client(server.address)
         decisions = [client.decide(f"question {i}") for i in range(3)]

@@ -28,8 +28,9 @@ from service.decisions import DecisionLog
 from service.lookup import search
 from service.metrics import Metrics
 from service.operations import Call
-from service.runtime import Runtime
+from service.runtime import Runtime, learn
 from service.settings import load_settings
+from service.spending import Accounts, baseline_of
 
 MODELS = """
 fallback = "medium"
@@ -142,6 +143,7 @@ async def running(
         build(root)
     # Of hashed words no probability can be told: cosine and guard decide.
     cache = {"min_probability": 0, **tables.pop("cache", {})}
+    tables = {"store": {"data_dir": root}, "journal": {"enabled": False}, **tables}
     settings = load_settings(None, {"index": {"path": root}, "cache": cache, **tables})
     encoder, store = encoder or HashEncoder(), store or MemoryStore()
     view = View(encoder.digest, encoder.dimensions)
@@ -155,7 +157,8 @@ async def running(
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
     decider = Decider(settings, generation, answers, batcher, judge, log, Metrics())
-    runtime = Runtime(settings, encoder, decider, time.time())
+    decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), decider.metrics.registry)
+    runtime = Runtime(settings, encoder, decider, time.time(), await learn(decider, encoder.digest))
     try:
         yield Service(runtime)
     finally:

@@ -242,6 +242,48 @@ class GetStatsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ModelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ModelStats: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ModelStats | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ArmsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ArmStats: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ArmStats | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DECISIONS_FIELD_NUMBER: _builtins.int
     EXACT_HITS_FIELD_NUMBER: _builtins.int
     SEMANTIC_HITS_FIELD_NUMBER: _builtins.int
@@ -255,6 +297,12 @@ class GetStatsResponse(_message.Message):
     QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     REPORTED_COST_USD_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    BASELINE_COST_USD_FIELD_NUMBER: _builtins.int
+    BASELINE_MODEL_FIELD_NUMBER: _builtins.int
+    ESCALATIONS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     """Decisions made."""
     exact_hits: _builtins.int
@@ -277,6 +325,14 @@ class GetStatsResponse(_message.Message):
     """Requests refused because the queue was full. Only without a scope."""
     reported_cost_usd: _builtins.float
     """USD reported as spent."""
+    cost_usd: _builtins.float
+    """USD spent: as reported, else as expected."""
+    baseline_cost_usd: _builtins.float
+    """USD that always calling the baseline would have cost."""
+    baseline_model: _builtins.str
+    """The baseline, a setting."""
+    escalations: _builtins.int
+    """Reports on a later step of a plan than its first."""
     @_builtins.property
     def plans_by_model(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Plans by the model of their first step."""
@@ -284,6 +340,14 @@ class GetStatsResponse(_message.Message):
     @_builtins.property
     def reports_by_outcome(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Reports by outcome ("ok", "error"...)."""
+
+    @_builtins.property
+    def models(self) -> _containers.MessageMap[_builtins.str, Global___ModelStats]:
+        """What is known of each model that was planned or reported on."""
+
+    @_builtins.property
+    def arms(self) -> _containers.MessageMap[_builtins.str, Global___ArmStats]:
+        """The same by experiment arm."""
 
     def __init__(
         self,
@@ -301,14 +365,139 @@ class GetStatsResponse(_message.Message):
         queue_length: _builtins.int = ...,
         refused: _builtins.int = ...,
         reported_cost_usd: _builtins.float = ...,
+        cost_usd: _builtins.float = ...,
+        baseline_cost_usd: _builtins.float = ...,
+        baseline_model: _builtins.str = ...,
+        escalations: _builtins.int = ...,
+        models: _abc.Mapping[_builtins.str, Global___ModelStats] | None = ...,
+        arms: _abc.Mapping[_builtins.str, Global___ArmStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "decisions", b"decisions", "degraded", b"degraded", "exact_hits", b"exact_hits", "generation_references", b"generation_references", "live_references", b"live_references", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "semantic_hits", b"semantic_hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "semantic_hits", b"semantic_hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class ModelStats(_message.Message):
+    """What was planned with one model, and reported of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    RATED_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    REPORTED_COST_USD_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    plans: _builtins.int
+    """Plans that begin with it."""
+    share: _builtins.float
+    """Share of all plans."""
+    reports: _builtins.int
+    """Reports on it."""
+    failures: _builtins.int
+    """Of those, errors and timeouts."""
+    rated: _builtins.int
+    """Reports that name a quality."""
+    quality: _builtins.float
+    """Mean of those. Absent: there are none."""
+    reported_cost_usd: _builtins.float
+    """USD reported as spent on it."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Mean reported latency. Absent: none was reported."""
+
+    def __init__(
+        self,
+        *,
+        plans: _builtins.int = ...,
+        share: _builtins.float = ...,
+        reports: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        rated: _builtins.int = ...,
+        quality: _builtins.float | None = ...,
+        reported_cost_usd: _builtins.float = ...,
+        latency: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "latency", b"latency", "quality", b"quality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "failures", b"failures", "latency", b"latency", "plans", b"plans", "quality", b"quality", "rated", b"rated", "reported_cost_usd", b"reported_cost_usd", "reports", b"reports", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+
+Global___ModelStats: _TypeAlias = ModelStats  # noqa: Y015
+
+@_typing.final
+class ArmStats(_message.Message):
+    """What was decided and spent in one arm of an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ModelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ModelStats: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ModelStats | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    BASELINE_COST_USD_FIELD_NUMBER: _builtins.int
+    ESCALATIONS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    decisions: _builtins.int
+    """Decisions made."""
+    hits: _builtins.int
+    """Of those, answered from the cache."""
+    cost_usd: _builtins.float
+    """As in GetStatsResponse."""
+    baseline_cost_usd: _builtins.float
+    """As in GetStatsResponse."""
+    escalations: _builtins.int
+    """As in GetStatsResponse."""
+    @_builtins.property
+    def models(self) -> _containers.MessageMap[_builtins.str, Global___ModelStats]:
+        """By model."""
+
+    def __init__(
+        self,
+        *,
+        decisions: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+        baseline_cost_usd: _builtins.float = ...,
+        escalations: _builtins.int = ...,
+        models: _abc.Mapping[_builtins.str, Global___ModelStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_cost_usd", b"baseline_cost_usd", "cost_usd", b"cost_usd", "decisions", b"decisions", "escalations", b"escalations", "hits", b"hits", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArmStats: _TypeAlias = ArmStats  # noqa: Y015
 
 @_typing.final
 class ListGenerationsRequest(_message.Message):
@@ -549,12 +738,15 @@ class ReplayRequest(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     PERIOD_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     """The generation to decide with. Empty: the one in use."""
     settings: _builtins.str
     """Settings to decide with, as TOML. Empty: those in use."""
     scope: _builtins.str
     """Only this scope. Empty: all."""
+    limit: _builtins.int
+    """The most decisions, the latest first. 1 to 1,000,000; 0 means 10,000."""
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
         """Only decisions this recent. Absent: all that are kept."""
@@ -566,10 +758,11 @@ class ReplayRequest(_message.Message):
         settings: _builtins.str = ...,
         scope: _builtins.str = ...,
         period: _duration_pb2.Duration | None = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "period", b"period", "scope", b"scope", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limit", b"limit", "period", b"period", "scope", b"scope", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,10 +774,61 @@ class ReplayResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ModelsBeforeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ModelsAfterEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REPLAYED_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     COST_CHANGE_USD_FIELD_NUMBER: _builtins.int
     QUALITY_CHANGE_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    COST_BEFORE_USD_FIELD_NUMBER: _builtins.int
+    COST_AFTER_USD_FIELD_NUMBER: _builtins.int
+    QUALITY_BEFORE_FIELD_NUMBER: _builtins.int
+    QUALITY_AFTER_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    MODELS_BEFORE_FIELD_NUMBER: _builtins.int
+    MODELS_AFTER_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     replayed: _builtins.int
     """Decisions replayed."""
     changed: _builtins.int
@@ -593,6 +837,38 @@ class ReplayResponse(_message.Message):
     """Change of the expected cost, in USD."""
     quality_change: _builtins.float
     """Change of the expected quality, summed over the decisions."""
+    recorded: _builtins.int
+    """Decisions that made a plan and are recorded for the period; those without an embedding can't be replayed."""
+    compared: _builtins.int
+    """Of those replayed, the ones whose models the replaying generation knows both: the sums are over these."""
+    cost_before_usd: _builtins.float
+    """Expected cost of the models that were called, in USD. This and all that follows is expected by the
+    replaying generation, so nothing in a change is due to two generations estimating differently.
+    """
+    cost_after_usd: _builtins.float
+    """Expected cost of the models that would be called."""
+    quality_before: _builtins.float
+    """Mean expected quality of the models that were called."""
+    quality_after: _builtins.float
+    """Mean expected quality of the models that would be called."""
+    generation: _builtins.str
+    """The generation that was replayed with."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Move]:
+        """From which model to which, most frequent first."""
+
+    @_builtins.property
+    def models_before(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """First models that were planned. "" is no model."""
+
+    @_builtins.property
+    def models_after(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """First models that would be planned."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedDecision]:
+        """Some decisions that would move, for Explain: those whose quality changes most first."""
+
     def __init__(
         self,
         *,
@@ -600,11 +876,90 @@ class ReplayResponse(_message.Message):
         changed: _builtins.int = ...,
         cost_change_usd: _builtins.float = ...,
         quality_change: _builtins.float = ...,
+        recorded: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        cost_before_usd: _builtins.float = ...,
+        cost_after_usd: _builtins.float = ...,
+        quality_before: _builtins.float = ...,
+        quality_after: _builtins.float = ...,
+        moves: _abc.Iterable[Global___Move] | None = ...,
+        models_before: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        models_after: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        examples: _abc.Iterable[Global___MovedDecision] | None = ...,
+        generation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "cost_change_usd", b"cost_change_usd", "quality_change", b"quality_change", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "compared", b"compared", "cost_after_usd", b"cost_after_usd", "cost_before_usd", b"cost_before_usd", "cost_change_usd", b"cost_change_usd", "examples", b"examples", "generation", b"generation", "models_after", b"models_after", "models_before", b"models_before", "moves", b"moves", "quality_after", b"quality_after", "quality_before", b"quality_before", "quality_change", b"quality_change", "recorded", b"recorded", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplayResponse: _TypeAlias = ReplayResponse  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    """Decisions that would move from one model to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_MODEL_FIELD_NUMBER: _builtins.int
+    TO_MODEL_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    COST_CHANGE_USD_FIELD_NUMBER: _builtins.int
+    QUALITY_CHANGE_FIELD_NUMBER: _builtins.int
+    from_model: _builtins.str
+    """The model that was planned. Empty: none."""
+    to_model: _builtins.str
+    """The model that would be. Empty: none."""
+    decisions: _builtins.int
+    """How many."""
+    cost_change_usd: _builtins.float
+    """Change of the expected cost, in USD."""
+    quality_change: _builtins.float
+    """Change of the expected quality, summed."""
+    def __init__(
+        self,
+        *,
+        from_model: _builtins.str = ...,
+        to_model: _builtins.str = ...,
+        decisions: _builtins.int = ...,
+        cost_change_usd: _builtins.float = ...,
+        quality_change: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_change_usd", b"cost_change_usd", "decisions", b"decisions", "from_model", b"from_model", "quality_change", b"quality_change", "to_model", b"to_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class MovedDecision(_message.Message):
+    """One decision that would move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    FROM_MODEL_FIELD_NUMBER: _builtins.int
+    TO_MODEL_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    """The decision."""
+    from_model: _builtins.str
+    """The model that was planned."""
+    to_model: _builtins.str
+    """The model that would be."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        from_model: _builtins.str = ...,
+        to_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "from_model", b"from_model", "to_model", b"to_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedDecision: _TypeAlias = MovedDecision  # noqa: Y015

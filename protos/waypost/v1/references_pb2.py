@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from waypost.v1 import types_pb2 as waypost_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bwaypost/v1/references.proto\x12\nwaypost.v1\x1a\x16waypost/v1/types.proto\"\xd3\x02\n\tReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.waypost.v1.Message\x12\x12\n\nbest_model\x18\x04 \x01(\t\x12\x31\n\x06scores\x18\x05 \x03(\x0b\x32!.waypost.v1.Reference.ScoresEntry\x12/\n\x05\x63osts\x18\x06 \x03(\x0b\x32 .waypost.v1.Reference.CostsEntry\x12\x10\n\x08\x63\x61tegory\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nCostsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"I\n\rUpsertRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12)\n\nreferences\x18\x02 \x03(\x0b\x32\x15.waypost.v1.Reference\"1\n\x0eUpsertResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x03\x12\x10\n\x08replaced\x18\x02 \x01(\x03\"+\n\rDeleteRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"C\n\x0bListRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x0cListResponse\x12)\n\nreferences\x18\x01 \x03(\x0b\x32\x15.waypost.v1.Reference\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc9\x01\n\nReferences\x12?\n\x06Upsert\x12\x19.waypost.v1.UpsertRequest\x1a\x1a.waypost.v1.UpsertResponse\x12?\n\x06\x44\x65lete\x12\x19.waypost.v1.DeleteRequest\x1a\x1a.waypost.v1.DeleteResponse\x12\x39\n\x04List\x12\x17.waypost.v1.ListRequest\x1a\x18.waypost.v1.ListResponseB<\n\x16\x63om.example.waypost.v1P\x01Z example.com/waypost/v1;waypostv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bwaypost/v1/references.proto\x12\nwaypost.v1\x1a\x16waypost/v1/types.proto\"\xd3\x02\n\tReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.waypost.v1.Message\x12\x12\n\nbest_model\x18\x04 \x01(\t\x12\x31\n\x06scores\x18\x05 \x03(\x0b\x32!.waypost.v1.Reference.ScoresEntry\x12/\n\x05\x63osts\x18\x06 \x03(\x0b\x32 .waypost.v1.Reference.CostsEntry\x12\x10\n\x08\x63\x61tegory\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nCostsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"I\n\rUpsertRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12)\n\nreferences\x18\x02 \x03(\x0b\x32\x15.waypost.v1.Reference\"1\n\x0eUpsertResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x03\x12\x10\n\x08replaced\x18\x02 \x01(\x03\"<\n\rDeleteRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0f\n\x07sources\x18\x03 \x03(\t\"2\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\x12\x0f\n\x07reports\x18\x02 \x01(\x03\"C\n\x0bListRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x0cListResponse\x12)\n\nreferences\x18\x01 \x03(\x0b\x32\x15.waypost.v1.Reference\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc9\x01\n\nReferences\x12?\n\x06Upsert\x12\x19.waypost.v1.UpsertRequest\x1a\x1a.waypost.v1.UpsertResponse\x12?\n\x06\x44\x65lete\x12\x19.waypost.v1.DeleteRequest\x1a\x1a.waypost.v1.DeleteResponse\x12\x39\n\x04List\x12\x17.waypost.v1.ListRequest\x1a\x18.waypost.v1.ListResponseB<\n\x16\x63om.example.waypost.v1P\x01Z example.com/waypost/v1;waypostv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,13 +48,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPSERTRESPONSE']._serialized_start=484
   _globals['_UPSERTRESPONSE']._serialized_end=533
   _globals['_DELETEREQUEST']._serialized_start=535
-  _globals['_DELETEREQUEST']._serialized_end=578
-  _globals['_DELETERESPONSE']._serialized_start=580
-  _globals['_DELETERESPONSE']._serialized_end=613
-  _globals['_LISTREQUEST']._serialized_start=615
-  _globals['_LISTREQUEST']._serialized_end=682
-  _globals['_LISTRESPONSE']._serialized_start=684
-  _globals['_LISTRESPONSE']._serialized_end=766
-  _globals['_REFERENCES']._serialized_start=769
-  _globals['_REFERENCES']._serialized_end=970
+  _globals['_DELETEREQUEST']._serialized_end=595
+  _globals['_DELETERESPONSE']._serialized_start=597
+  _globals['_DELETERESPONSE']._serialized_end=647
+  _globals['_LISTREQUEST']._serialized_start=649
+  _globals['_LISTREQUEST']._serialized_end=716
+  _globals['_LISTRESPONSE']._serialized_start=718
+  _globals['_LISTRESPONSE']._serialized_end=800
+  _globals['_REFERENCES']._serialized_start=803
+  _globals['_REFERENCES']._serialized_end=1004
 # @@protoc_insertion_point(module_scope)

@@ -368,6 +368,7 @@ class ReportRequest(_message.Message):
     SOURCE_TAGS_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    QUALITY_SOURCE_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """The decision. Required."""
     fill_token: _builtins.str
@@ -388,6 +389,10 @@ class ReportRequest(_message.Message):
     """The served cached answer was wrong: it is removed."""
     content_type: _builtins.str
     """What the answer is. Empty: "text/plain". At most 256 bytes."""
+    quality_source: _builtins.str
+    """Who judged `quality`: a judge model, a user, a test. What one source may teach is bounded, and it can be
+    taken back with References.Delete. At most 256 bytes; empty: the caller.
+    """
     @_builtins.property
     def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The answer in the pieces in which it was streamed. Together they must be `answer`, which may then be empty."""
@@ -426,10 +431,11 @@ class ReportRequest(_message.Message):
         source_tags: _abc.Iterable[_builtins.str] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
         content_type: _builtins.str = ...,
+        quality_source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_wrong", b"_answer_wrong", "_candidate_equivalent", b"_candidate_equivalent", "_quality", b"_quality", "answer_wrong", b"answer_wrong", "candidate_equivalent", b"candidate_equivalent", "latency", b"latency", "quality", b"quality", "ttl", b"ttl", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_wrong", b"_answer_wrong", "_candidate_equivalent", b"_candidate_equivalent", "_quality", b"_quality", "answer", b"answer", "answer_wrong", b"answer_wrong", "candidate_equivalent", b"candidate_equivalent", "chunks", b"chunks", "content_type", b"content_type", "decision_id", b"decision_id", "fill_token", b"fill_token", "finish_reason", b"finish_reason", "latency", b"latency", "model", b"model", "outcome", b"outcome", "quality", b"quality", "source_tags", b"source_tags", "ttl", b"ttl", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_wrong", b"_answer_wrong", "_candidate_equivalent", b"_candidate_equivalent", "_quality", b"_quality", "answer", b"answer", "answer_wrong", b"answer_wrong", "candidate_equivalent", b"candidate_equivalent", "chunks", b"chunks", "content_type", b"content_type", "decision_id", b"decision_id", "fill_token", b"fill_token", "finish_reason", b"finish_reason", "latency", b"latency", "model", b"model", "outcome", b"outcome", "quality", b"quality", "quality_source", b"quality_source", "source_tags", b"source_tags", "ttl", b"ttl", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_wrong: _TypeAlias = _typing.Literal["answer_wrong"]  # noqa: Y015
     _WhichOneofArgType__answer_wrong: _TypeAlias = _typing.Literal["_answer_wrong", b"_answer_wrong"]  # noqa: Y015

@@ -1,0 +1,124 @@
+"""Admin.Replay: finds what to replay and with what, and runs it beside the event loop, one at a time.
+
+Called by `service.operations`; the work itself is `service.learning.replay`.
+"""
+
+import asyncio
+import threading
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pydantic import ValidationError
+
+from index.errors import CatalogueError
+from index.generation import Generation
+from service.errors import InvalidRequest, PreconditionFailed
+from service.learning.journal import Journal
+from service.learning.replay import Replayed, replan, replay
+from service.requests import Decision, Plan
+from service.routing.choose import fallback_model
+from service.runtime import Runtime
+from service.settings import Settings
+
+_TABLES: Final = ("routing", "learning")
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to replay: "" and None are the generation and settings in use, all scopes, all that is recorded."""
+
+    generation: str = ""
+    settings: str = ""
+    scope: str = ""
+    period_s: float | None = None
+    limit: int = 10_000
+
+
+async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
+    """Return the generation that was replayed with, and what would move.
+
+    Raises:
+        InvalidRequest: the settings are wrong.
+        NotFound: there is no such generation.
+        PreconditionFailed: there is no journal, another replay is under way, or the generation cannot be used.
+    """
+    journal = runtime.decider.journal
+    if journal is None:
+        raise PreconditionFailed(
+            "JOURNAL_DISABLED", "journal.enabled", "no decisions are recorded: set journal.enabled"
+        )
+    settings = changed(runtime.settings, wanted.settings)
+    generation = runtime.decider.generation
+    if wanted.generation and wanted.generation != generation.id:
+        generation = await runtime.find(wanted.generation)
+    try:
+        fallback_model(generation, settings.routing.fallback)
+    except CatalogueError as error:
+        raise InvalidRequest(("settings", f"routing.fallback: {error}")) from error
+    if not _one_at_a_time.acquire(blocking=False):
+        raise PreconditionFailed("REPLAY_UNDER_WAY", "replay", "another replay is under way: try again when it is done")
+    stop = threading.Event()
+    try:
+        work = asyncio.get_running_loop().run_in_executor(
+            None, _work, runtime, journal, generation, settings, wanted, stop
+        )
+        return generation.id, await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        raise
+    finally:
+        if not stop.is_set():
+            _one_at_a_time.release()
+        else:
+            work.add_done_callback(lambda _: _one_at_a_time.release())
+
+
+def under_way() -> bool:
+    """Return whether a replay is running."""
+    return _one_at_a_time.locked()
+
+
+def changed(settings: Settings, text: str) -> Settings:
+    """Return settings with the tables of a TOML text in place of theirs; raises InvalidRequest where it is wrong."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(("settings", f"is not valid TOML: {error}")) from None
+    if others := sorted(set(tables) - set(_TABLES)):
+        raise InvalidRequest(("settings", f"{', '.join(others)}: only [{'], ['.join(_TABLES)}] can be replayed"))
+    update = {}
+    for name, values in tables.items():
+        table = getattr(settings, name)
+        given = values if isinstance(values, dict) else {"": values}
+        try:
+            update[name] = type(table).model_validate(table.model_dump(exclude_unset=True) | given)
+        except ValidationError as error:
+            wrong = "; ".join(f"{name}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise InvalidRequest(("settings", wrong)) from None
+    return settings.model_copy(update=update)
+
+
+def _work(
+    runtime: Runtime,
+    journal: Journal,
+    generation: Generation,
+    settings: Settings,
+    wanted: Wanted,
+    stop: threading.Event,
+) -> Replayed:
+    decider = replace(runtime.decider, settings=settings, generation=generation)
+    if not settings.learning.enabled:
+        decider.learner = None
+    view, neighbours = runtime.decider.answers.view, settings.routing.neighbours
+    journal.flush()
+    since = 0.0 if wanted.period_s is None else time.time() - wanted.period_s
+    rows = journal.file.plans(since, wanted.limit, wanted.scope)
+
+    def plan(decisions: Sequence[Decision]) -> list[Plan]:
+        return replan(decisions, generation, decider.plan, view, neighbours)
+
+    return replay(rows, plan, runtime.encoder.digest, stop)

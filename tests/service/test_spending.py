@@ -1,0 +1,96 @@
+"""What was spent, what always calling the baseline would have cost, and how good every model was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from prometheus_client import generate_latest
+from waypost.v1 import admin_pb2, types_pb2
+
+from index.errors import CatalogueError
+from tests.service.kit import Service, running
+
+LARGE: dict[str, Any] = {"stats": {"baseline": "large"}}
+
+
+async def stats(service: Service, scope: str = "") -> admin_pb2.GetStatsResponse:
+    found: admin_pb2.GetStatsResponse = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope=scope))
+    return found
+
+
+async def test_a_plan_counts_as_expected_until_it_is_reported(tmp_path: Path) -> None:
+    async with running(tmp_path, **LARGE) as service:
+        made = await service.decide("add two small numbers", explain=True)
+        expected = {e.model: e.cost_usd for e in made.explanation.estimates}
+        first = made.plan.steps[0].model
+        assert first == "small-1"
+        found = await stats(service)
+        assert found.baseline_model == "large-1"
+        assert found.cost_usd == pytest.approx(expected["small-1"])
+        assert found.baseline_cost_usd == pytest.approx(expected["large-1"])
+        await service.report(made, usage=types_pb2.Usage(cost_usd=3 * expected["small-1"]))
+        found = await stats(service)
+        assert found.cost_usd == pytest.approx(3 * expected["small-1"])
+        assert found.baseline_cost_usd == pytest.approx(3 * expected["large-1"])
+
+
+async def test_tokens_are_priced_by_the_catalogue(tmp_path: Path) -> None:
+    async with running(tmp_path, **LARGE) as service:
+        made = await service.decide("add two small numbers")
+        await service.report(made, usage=types_pb2.Usage(input_tokens=1_000_000, output_tokens=1_000_000))
+        found = await stats(service)
+        assert found.cost_usd == pytest.approx(0.6)
+        assert found.baseline_cost_usd == pytest.approx(24.0)
+        assert found.models["small-1"].reported_cost_usd == pytest.approx(0.6)
+
+
+async def test_a_cached_answer_costs_nothing_and_saves_the_baseline(tmp_path: Path) -> None:
+    async with running(tmp_path, **LARGE) as service:
+        await service.put("how do I reset my password", "x" * 4_000)
+        await service.decide("how do I reset my password")
+        found = await stats(service)
+        assert found.cost_usd == 0
+        assert found.baseline_cost_usd == pytest.approx((26 / 4 * 4 + 1_000 * 20) / 1e6)
+
+
+async def test_escalations_quality_latency_and_failures_by_model_and_scope(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        made = await service.decide("add two small numbers", scope="a")
+        await service.report(made, fill_token="", outcome=types_pb2.OUTCOME_ERROR, answer="", quality=0.0)
+        await service.report(made, model="large", quality=1.0, latency=Duration(seconds=2))
+        await service.report(made, fill_token="", model="large", quality=0.0)  # once more is not once more
+        await service.decide("prove the hard theorem", scope="b")
+        found = await stats(service, "a")
+        assert found.escalations == 1
+        small, large = found.models["small-1"], found.models["large-1"]
+        assert (small.plans, small.share, small.reports, small.failures, small.quality) == (1, 1.0, 1, 1, 0.0)
+        assert (large.plans, large.reports, large.rated, large.quality) == (0, 1, 1, 1.0)
+        assert large.latency.seconds == 2
+        assert not (await stats(service, "b")).escalations
+        assert sum(model.plans for model in (await stats(service)).models.values()) == 2
+        text = generate_latest(service.runtime.decider.metrics.registry).decode()
+        assert 'waypost_reported_quality_sum{model="large-1"} 1.0' in text
+        assert "waypost_escalations_total 1.0" in text
+
+
+async def test_arms_are_counted_apart(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        made = await service.decide("add two small numbers", scope="a")
+        kept = service.runtime.decider.log.get(made.decision_id)
+        accounts = service.runtime.decider.accounts
+        assert kept is not None
+        assert accounts is not None
+        kept.arm = "cheap"
+        accounts.decided(kept, service.runtime.decider.generation.catalogue)
+        await service.report(made, quality=0.75)
+        arm = (await stats(service, "a")).arms["cheap"]
+        assert (arm.decisions, arm.models["small-1"].quality) == (1, 0.75)
+        assert (await stats(service)).arms["cheap"].decisions == 1
+        assert not (await stats(service, "b")).arms
+
+
+async def test_a_baseline_that_is_no_model_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="smal"):
+        async with running(tmp_path, stats={"baseline": "smal"}):
+            pass
