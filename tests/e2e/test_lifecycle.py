@@ -124,8 +124,12 @@ def test_reflection_lists_and_describes_every_service(client: Client) -> None:
     assert all(found.file_descriptor_response.file_descriptor_proto for found in described)
 
 
+# One worker, so that much is under way; on a busy machine that may take longer than is usually left to it.
+SLOW = "[encoder]\nworkers = 1\n[server]\ndrain_s = 100\n"
+
+
 def test_requests_under_way_are_finished_when_it_is_told_to_stop(starter_index: Path, tmp_path: Path) -> None:
-    with serving(starter_index, tmp_path, "[encoder]\nworkers = 1\n") as server:
+    with serving(starter_index, tmp_path, SLOW) as server:
         client = Client(server.address)
         prompts = [f"a prompt that is long enough to take a while {i} " + "and more words " * 60 for i in range(80)]
         calls = [client.router.Decide.future(router_pb2.DecideRequest(prompt=prompt)) for prompt in prompts]
@@ -140,7 +144,7 @@ def test_requests_under_way_are_finished_when_it_is_told_to_stop(starter_index: 
 
 
 def test_new_calls_are_turned_away_while_it_drains(starter_index: Path, tmp_path: Path) -> None:
-    with serving(starter_index, tmp_path, "[encoder]\nworkers = 1\n") as server:
+    with serving(starter_index, tmp_path, SLOW) as server:
         client = Client(server.address)
         long = "words and more words " * 60
         calls = [client.router.Decide.future(router_pb2.DecideRequest(prompt=f"{i} {long}")) for i in range(60)]
@@ -225,7 +229,8 @@ def test_what_another_encoder_embedded_is_embedded_again_and_takes_part(starter_
     rows.write_text('{"id": "r", "prompt": "hello there", "best_model": "small"}\n')
     models = ("--models", "reference_prompts/models.toml", "--encoder", other)
     assert run_waypost("build-index", "--references", rows, "--output", index, *models).returncode == 0
-    with serving(index, tmp_path / "data", env={"WAYPOST_ENCODER__PATH": str(other)}) as server:
+    env = {"WAYPOST_ENCODER__PATH": str(other), "WAYPOST_CACHE__MIN_PROBABILITY": "0"}
+    with serving(index, tmp_path / "data", env=env) as server:
         client = Client(server.address)
         info = client.admin.GetInfo(admin_pb2.GetInfoRequest())
         assert info.encoder.max_tokens == 64
@@ -244,7 +249,7 @@ def test_what_another_encoder_embedded_is_embedded_again_and_takes_part(starter_
         tmp_path / "data",
         "--listen",
         "127.0.0.1:0",
-        env={"WAYPOST_ENCODER__PATH": str(other)},
+        env=env,
     )
     assert "vectors of different encoders cannot be compared" in said
 
