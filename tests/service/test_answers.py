@@ -47,7 +47,10 @@ class SlowStore(MemoryStore):
                 raise self.failures.pop(0)
             if any(isinstance(put, Answer) and put.id == self.refuses for put in puts):
                 raise StoreError("this one cannot be stored")
-        return super().write(puts, deletes)
+        last = super().write(puts, deletes)
+        # What is read meanwhile comes from a store that is ahead of the view.
+        time.sleep(self._chance.choice([0, 0, 0.0005, 0.002]) if puts or deletes else 0)
+        return last
 
 
 def answer(
