@@ -215,9 +215,7 @@ class Simulation:
             request = Request("simulation", reference.prompt, route=route)
             decision = Decision(str(row), request, normalise(request), generation.id, self.now, Timings())
             decision.vector = rows.vectors[row].tobytes()
-            [decision.plan] = replan(
-                [decision], generation, decider.plan, self._answers.view, settings.routing.neighbours
-            )
+            [decision.plan] = replan([decision], generation, decider.plan, self._answers.view, decider.base(generation))
             yield row, decision
 
     def _report(

@@ -7,6 +7,7 @@ there. It never serves and never reads settings.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,13 @@ from numpy.typing import NDArray
 from index.catalogue import Catalogue
 from index.encoder import Encoder, encode_tokens
 from index.errors import GenerationError, ReferenceError_
+from index.estimator import Estimator
+from index.fitting import fit
 from index.generation import (
+    cost_matrix,
     current_generation,
     needs_graph,
+    score_matrix,
     set_current,
     staging,
     verify_generation,
@@ -36,6 +41,7 @@ class BuildReport:
     references: int
     embedded: int
     truncated: int
+    estimator: Estimator
 
     @property
     def reused(self) -> int:
@@ -49,6 +55,7 @@ def build_index(
     encoder: Encoder,
     output: Path,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    fitting: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> BuildReport:
     """Build a generation below `output` and make it current.
 
@@ -58,6 +65,7 @@ def build_index(
         encoder: embeds the prompts; its digest becomes part of the generation.
         output: the index folder.
         progress: called with (done, to do) prompts while embedding.
+        fitting: called with (done, to do) prompts while the estimator is fitted.
 
     Raises:
         ReferenceError_: there are no references.
@@ -69,10 +77,13 @@ def build_index(
     hashes = np.frombuffer(b"".join(content_hash(encoder.digest, t) for t in texts), np.uint8).reshape(-1, 16)
     previous = _previous(output, encoder.digest)
     vectors, embedded, truncated = _embed(texts, hashes, encoder, previous, progress)
+    labels = score_matrix(references, catalogue), cost_matrix(references, catalogue)
+    estimator = fit(vectors, texts, *labels, progress=fitting)
     with staging(output) as folder:
-        names = ["references.jsonl", "models.toml", "hashes.npy", "vectors.npy"]
+        names = ["references.jsonl", "models.toml", "estimator.npz", "hashes.npy", "vectors.npy"]
         write_references(folder / "references.jsonl", references)
         (folder / "models.toml").write_text(catalogue.text, encoding="utf-8")
+        estimator.save(folder / "estimator.npz")
         np.save(folder / "hashes.npy", hashes)
         np.save(folder / "vectors.npy", vectors)
         if needs_graph(len(vectors)):
@@ -84,9 +95,18 @@ def build_index(
             {name: folder / name for name in names},
             encoder.digest,
             (len(vectors), encoder.dimensions),
+            _calibration(estimator),
         )
     set_current(output, generation)
-    return BuildReport(generation, len(references), embedded, truncated)
+    return BuildReport(generation, len(references), embedded, truncated, estimator)
+
+
+def _calibration(estimator: Estimator) -> dict[str, Any]:
+    """Return how right the estimates are, as the manifest holds it."""
+    bins = [
+        {"expected": round(e, 4), "actual": round(a, 4), "rows": int(n)} for e, a, n in estimator.reliability.tolist()
+    ]
+    return {"error": round(estimator.calibration_error, 4), "bins": bins}
 
 
 def _embed(

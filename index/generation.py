@@ -10,6 +10,7 @@ checked against the manifest before it is used. Written by `index.build`, read b
         ├── manifest.json           what it holds, with size and SHA-256 of every other file
         ├── models.toml             the catalogue it was built with
         ├── references.jsonl        the references, in the order of the vectors' rows
+        ├── estimator.npz           quality and cost of every model, as learned from all of these
         ├── hashes.npy  vectors.npy content hash (n, 16) uint8 and embedding (n, d) float32 of every prompt
         └── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
 """
@@ -25,20 +26,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.catalogue import Catalogue, parse_catalogue
 from index.errors import GenerationError
+from index.estimator import Estimator
 from index.records import Reference
 from index.references import read_references
 from index.vectors import EXACT_LIMIT, Partition, Vectors
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _CURRENT = "CURRENT"
 _MANIFEST = "manifest.json"
+_CONTENT: Final = ("format", "references", "encoder_digest", "dimensions", "calibration", "files")
 _LATEST: Final = 253_402_300_800  # the year 10000, where timestamps end
 _ABANDONED_S: Final = 86_400
 _REMEDY = "build it anew with `waypost build-index`"
@@ -46,41 +49,18 @@ _REMEDY = "build it anew with `waypost build-index`"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a generation says of itself."""
+    """What a generation says of itself.
+
+    `calibration`: how right its estimates were of references they were learned without, for people to read.
+    """
 
     id: str
     created_at: float
     references: int
     encoder_digest: str
     dimensions: int
+    calibration: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
-
-
-class Known(NamedTuple):
-    """What references say of every model, made for sums: shape (references, models) each, 0 where nothing is known.
-
-    `scores` and `costs` are as in `Generation`; `scored` and `priced` are 1 where they are known.
-    """
-
-    scores: NDArray[np.float32]
-    scored: NDArray[np.float32]
-    costs: NDArray[np.float32]
-    priced: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float32], costs: NDArray[np.float32]) -> "Known":
-        """Return the same with zeros and flags in place of NaN."""
-        one = np.float32(1)
-        return cls(np.nan_to_num(scores), ~np.isnan(scores) * one, np.nan_to_num(costs), ~np.isnan(costs) * one)
-
-    def stacked(self, more: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> "Known":
-        """Return this with rows of scores and costs below it."""
-        below = Known.of(np.stack([scores for scores, _ in more]), np.stack([costs for _, costs in more]))
-        return Known(*(np.concatenate(pair) for pair in zip(self, below, strict=True)))
-
-    def taken(self, rows: NDArray[np.intp]) -> "Known":
-        """Return some of the rows."""
-        return Known(*(table[rows] for table in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +71,7 @@ class Generation:
     catalogue: Catalogue
     references: Sequence[Reference]
     partition: Partition
+    estimator: Estimator
 
     @property
     def id(self) -> str:
@@ -105,12 +86,7 @@ class Generation:
     @cached_property
     def costs(self) -> NDArray[np.float32]:
         """Cost in USD of every model for every reference: shape (references, models), NaN where not known."""
-        column = {name: i for i, name in enumerate(self.catalogue.ids)}
-        costs = np.full((len(self.references), len(column)), np.nan, np.float32)
-        for row, reference in enumerate(self.references):
-            for name, cost in reference.costs.items():
-                costs[row, column[name]] = cost
-        return costs
+        return cost_matrix(self.references, self.catalogue)
 
     @cached_property
     def mean_scores(self) -> NDArray[np.float32]:
@@ -123,20 +99,14 @@ class Generation:
         return _column_means(self.costs)
 
     @cached_property
-    def known(self) -> Known:
-        """Scores and costs once more, made for sums."""
-        return Known.of(self.scores, self.costs)
-
-    @cached_property
-    def prior(self) -> NDArray[np.float64]:
-        """Mean scores, 0 where no reference knows the model: shape (models,)."""
-        return np.nan_to_num(self.mean_scores.astype(np.float64))
-
-    @cached_property
     def fallback(self) -> str:
         """The id of the model to use when nothing is known: the catalogue's, else the best over all references."""
         best = int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))
         return self.catalogue.fallback or self.catalogue.models[best].id
+
+    def listed_costs(self, input_tokens: float, output_tokens: float) -> NDArray[np.float64]:
+        """Return what a call of every model costs by the catalogue's prices, in USD: shape (models,)."""
+        return np.array([model.cost_usd(input_tokens, output_tokens) for model in self.catalogue.models])
 
 
 def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:
@@ -156,11 +126,23 @@ def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArr
     return scores
 
 
+def cost_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:
+    """Return costs in USD of shape (references, models of the catalogue), NaN where not known."""
+    column = {name: i for i, name in enumerate(catalogue.ids)}
+    costs = np.full((len(references), len(column)), np.nan, np.float32)
+    for row, reference in enumerate(references):
+        for name, cost in reference.costs.items():
+            if name in column:
+                costs[row, column[name]] = cost
+    return costs
+
+
 def write_generation(
     root: Path,
     files: Mapping[str, Path],
     encoder_digest: str,
     vectors_shape: tuple[int, int],
+    calibration: Mapping[str, Any],
 ) -> str:
     """Take finished files into a new generation below `root` and return its id; the same content is written once.
 
@@ -169,6 +151,7 @@ def write_generation(
         files: name inside the generation → a file to move there, on the same file system.
         encoder_digest: of the encoder that made the vectors.
         vectors_shape: (references, dimensions).
+        calibration: as in `Manifest`; plain JSON.
     """
     listed = {name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     content = {
@@ -176,6 +159,7 @@ def write_generation(
         "references": vectors_shape[0],
         "encoder_digest": encoder_digest,
         "dimensions": vectors_shape[1],
+        "calibration": dict(calibration),
         "files": {name: listed[name] for name in sorted(listed)},
     }
     generation_id = _id_of(content)
@@ -222,7 +206,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise GenerationError(
                 f"{path}: format {raw['format']!r} is not the one this version reads ({FORMAT}); {_REMEDY}"
             )
-        content = {key: raw[key] for key in ("format", "references", "encoder_digest", "dimensions", "files")}
+        content = {key: raw[key] for key in _CONTENT}
         if raw["id"] != _id_of(content) or not 0 <= raw["created_at"] < _LATEST:
             raise GenerationError(f"{path}: damaged: its id is not that of what it lists; {_REMEDY}")
         return Manifest(
@@ -231,6 +215,7 @@ def read_manifest(folder: Path) -> Manifest:
             references=int(raw["references"]),
             encoder_digest=str(raw["encoder_digest"]),
             dimensions=int(raw["dimensions"]),
+            calibration=dict(raw["calibration"]),
             files={str(k): dict(v) for k, v in raw["files"].items()},
         )
     except FileNotFoundError:
@@ -275,9 +260,11 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
         vectors: Vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise GenerationError(f"{folder}: cannot be loaded ({error}); {_REMEDY}") from error
-    if vectors.shape != (manifest.references, manifest.dimensions) or len(references) != manifest.references:
+    estimator = Estimator.load(folder / "estimator.npz")
+    fits = estimator.fits(manifest.dimensions, len(catalogue.models)) and len(references) == manifest.references
+    if vectors.shape != (manifest.references, manifest.dimensions) or not fits:
         raise GenerationError(f"{folder}: its parts do not fit together; {_REMEDY}")
-    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors))
+    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors), estimator)
 
 
 def _partition(folder: Path, files: Collection[str], vectors: Vectors) -> Partition:

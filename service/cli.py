@@ -3,6 +3,7 @@
 import json
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,10 +107,14 @@ def build_index(
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     loaded = OnnxEncoder.load(encoder or DEFAULT_ENCODER)
     with _progress("embedding") as update:
-        report = build(read.references, catalogue, loaded, output, update)
+        report = build(read.references, catalogue, loaded, output, update, partial(update, what="fitting"))
     typer.echo(
         f"generation {report.generation} in {output}: {report.references} references, "
         f"{report.embedded} embedded, {report.reused} reused"
+    )
+    typer.echo(
+        f"what it expects of the best model is off by {report.estimator.calibration_error:.3f} on average, "
+        "over references it was not fitted on"
     )
     if report.truncated:
         typer.echo(f"{report.truncated} prompts are longer than the encoder's window: only their beginning votes")
@@ -308,11 +313,12 @@ class _progress:  # noqa: N801 - used like a function
     def __init__(self, what: str) -> None:
         self._what = what
         self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Any:
         return self._update
 
-    def _update(self, done: int, total: int) -> None:
+    def _update(self, done: int, total: int, what: str = "") -> None:
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -321,8 +327,10 @@ class _progress:  # noqa: N801 - used like a function
 
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(self._what, total=total or None)
-        self._bar.update(self._task, completed=done, total=total or None)
+        what = what or self._what
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total or None)
+        self._bar.update(self._tasks[what], completed=done, total=total or None)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -1,11 +1,15 @@
 """A small client for the command line: one call, one message, in text or JSON."""
 
+from typing import Final
+
 import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
 
 from index.errors import WaypostError
+
+_NEIGHBOURS: Final = 10
 
 
 class CallError(WaypostError):
@@ -86,9 +90,11 @@ def _explained(response: router_pb2.DecideResponse) -> list[str]:
         f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})"
         for one in explanation.estimates
     ]
-    for near in explanation.neighbours:
+    for near in explanation.neighbours[:_NEIGHBOURS]:
         prompt = " ".join(near.prompt.split())
         lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:24} {prompt[:70]}")
+    if (more := len(explanation.neighbours) - _NEIGHBOURS) > 0:
+        lines.append(f"           and {more} more, further away")
     return lines
 
 

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+import numpy as np
+
 from index.generation import Generation
 from index.records import Message
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
@@ -26,7 +28,7 @@ from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import choose, fallback_model
-from service.routing.vote import Vote, vote
+from service.routing.estimate import Asked, Estimated, estimate
 from service.settings import Settings
 from service.spending import Accounts
 
@@ -100,10 +102,10 @@ class Decider:
                 return self._record(decision, started)
 
         mark = perf_counter()
-        vote_ = self._estimate(decision, found, generation)
+        estimated = self._estimate(decision, found, generation)
         timings.estimate = perf_counter() - mark
         mark = perf_counter()
-        decision.plan = self._choose(decision, vote_, generation)
+        decision.plan = self._choose(decision, estimated, generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             decision.fill_token = new_id()
@@ -134,7 +136,8 @@ class Decider:
             view.answer_partition(request.scope, prompt.context) if looks else None,
             generation,
             view.reference_partition(request.scope),
-            self.settings.routing.neighbours,
+            prompt.text,
+            self.base(generation),
         )
         if deadline is None:
             return await self.batcher.submit(prompt.text, ask)
@@ -164,28 +167,33 @@ class Decider:
         else:
             decision.candidate = max(decision.judged, key=likelihood, default=None)
 
-    def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Vote:
-        """Ask the neighbours; keep what they said for the explanation."""
-        request, view = decision.request, self.answers.view
+    def base(self, generation: Generation) -> int:
+        """Return the fallback's column: what gains are compared with."""
+        return generation.catalogue.ids.index(fallback_model(generation, self.settings.routing.fallback))
+
+    def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Estimated:
+        """Let live references join in; keep what was expected for the explanation."""
+        request, view, routing = decision.request, self.answers.view, self.settings.routing
         live = [(s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None]
-        result = vote(
-            generation,
-            found.references,
-            live,
-            neighbours=self.settings.routing.neighbours,
-            min_similarity=self.settings.routing.min_similarity,
-            input_tokens=decision.prompt.input_tokens,
-            output_tokens=request.route.output_tokens or self.settings.routing.output_tokens,
+        asked = Asked(
+            decision.prompt.text,
+            np.frombuffer(decision.vector, np.float32),
+            decision.prompt.input_tokens,
+            request.route.output_tokens or routing.output_tokens,
+            self.base(generation),
         )
-        decision.expected, decision.neighbours = result.estimates, result.neighbours
+        result = estimate(
+            generation, found, live, asked, evidence=routing.evidence, min_similarity=routing.min_similarity
+        )
+        decision.expected, decision.voters = result.estimates, result.voters
         if self.learner is not None:
             result = replace(result, estimates=self.learner.adjust(request.scope, decision.vector, result.estimates))
         decision.estimates = result.estimates
         return result
 
-    def _choose(self, decision: Decision, result: Vote, generation: Generation) -> Plan:
+    def _choose(self, decision: Decision, result: Estimated, generation: Generation) -> Plan:
         """Apply the limits and take the best of what they leave."""
-        reason = Reason.NEIGHBOURS if result.neighbours else Reason.FALLBACK
+        reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
         route, routing = decision.request.route, self.settings.routing
         return choose(
             result.estimates,

@@ -1,15 +1,18 @@
-"""The search stage: what is near an embedded prompt among cached answers and references.
+"""The search stage: what is near an embedded prompt among answers and references, and what these let one expect.
 
 Runs on the encoder's worker threads, right after the embedding, so that it costs no further hand-over. It reads
 partitions, which lock for themselves, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from index.estimator import NEIGHBOURS, Neighbours, Prediction
 from index.generation import Generation
-from index.vectors import Partition, Vectors
+from index.vectors import Ids, Partition, Vectors
 
 # How many cached answers are looked at: the nearest may have expired or be refused by a check.
 ANSWERS: Final = 8
@@ -20,24 +23,35 @@ Near = list[tuple[float, int]]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to search for one prompt; None leaves a part out."""
+    """What to search for one prompt; None leaves a part out.
+
+    `text` is the prompt, `base` the column of the model that gains are compared with.
+    """
 
     answers: Partition | None
     generation: Generation | None
     live: Partition | None
-    neighbours: int
+    text: str = ""
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was near: rows of the answers' partition, of the generation, and of the scope's live references."""
+    """What was near: of the answers' partition, of the scope's live references, and of the generation.
+
+    `rows` and `similarities` (k,) are the generation's, nearest first; `prediction` is made from them.
+    """
 
     answers: Near
-    references: Near
     live: Near
+    rows: Ids
+    similarities: Vectors
+    prediction: Prediction | None
 
 
-NOTHING_FOUND: Final = Found([], [], [])
+_NO_ROWS: Final = np.empty(0, np.int64)
+_NO_SIMILARITIES: Final = np.empty(0, np.float32)
+NOTHING_FOUND: Final = Found([], [], _NO_ROWS, _NO_SIMILARITIES, None)
 
 
 def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
@@ -47,29 +61,35 @@ def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
         asks: one for each prompt.
         vectors: shape (len(asks), dimensions), rows of unit length.
     """
-    shared: dict[int, list[int]] = {}
+    together: dict[tuple[int, int], list[int]] = {}
     for i, ask in enumerate(asks):
-        if ask.generation is not None:
-            shared.setdefault(id(ask.generation), []).append(i)
-    references: list[Near] = [[] for _ in asks]
-    for rows in shared.values():
-        generation, k = asks[rows[0]].generation, max(asks[i].neighbours for i in rows)
-        if generation is not None:
-            for i, near in zip(rows, _near(generation.partition, vectors[rows], k), strict=True):
-                references[i] = near
+        together.setdefault((id(ask.generation), ask.base), []).append(i)
+    known: list[tuple[Ids, Vectors, Prediction | None]] = [(_NO_ROWS, _NO_SIMILARITIES, None)] * len(asks)
+    for places in together.values():
+        if (generation := asks[places[0]].generation) is not None:
+            for i, one in zip(places, _predict(generation, [asks[i] for i in places], vectors[places]), strict=True):
+                known[i] = one
     return [
         Found(
-            _near(ask.answers, vector[None], ANSWERS)[0] if ask.answers is not None else [],
-            references[i],
-            _near(ask.live, vector[None], ask.neighbours)[0] if ask.live is not None else [],
+            _near(ask.answers, vector, ANSWERS) if ask.answers is not None else [],
+            _near(ask.live, vector, NEIGHBOURS) if ask.live is not None else [],
+            *found,
         )
-        for i, (ask, vector) in enumerate(zip(asks, vectors, strict=True))
+        for ask, vector, found in zip(asks, vectors, known, strict=True)
     ]
 
 
-def _near(partition: Partition, queries: Vectors, k: int) -> list[Near]:
-    scores, rows = partition.search(queries, max(1, min(k, len(partition))))
-    return [
-        [(score, row) for score, row in zip(s, r, strict=True) if row >= 0]
-        for s, r in zip(scores.tolist(), rows.tolist(), strict=True)
-    ]
+def _predict(
+    generation: Generation, asks: Sequence[Ask], vectors: Vectors
+) -> Iterator[tuple[Ids, Vectors, Prediction]]:
+    """Yield rows and cosines of each prompt's nearest references, and what they let one expect."""
+    similarities, rows = generation.partition.search(vectors, min(NEIGHBOURS, len(generation.references)))
+    near = Neighbours.gather(rows, similarities, generation.scores)
+    predicted = generation.estimator.predict(vectors, [ask.text for ask in asks], near, asks[0].base)
+    for i in range(len(asks)):
+        yield rows[i], similarities[i], predicted.one(i)
+
+
+def _near(partition: Partition, query: Vectors, k: int) -> Near:
+    scores, rows = partition.search(query[None], max(1, min(k, len(partition))))
+    return [(score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]

@@ -31,7 +31,7 @@ from service.requests import Decision, Outcome
 from service.runtime import Runtime
 from service.settings import to_toml
 
-_NO_SEARCH = Ask(None, None, None, 0)
+_NO_SEARCH = Ask(None, None, None)
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
 _LISTED = 1_000

@@ -113,12 +113,12 @@ def _work(
     decider = replace(runtime.decider, settings=settings, generation=generation)
     if not settings.learning.enabled:
         decider.learner = None
-    view, neighbours = runtime.decider.answers.view, settings.routing.neighbours
+    view, base = runtime.decider.answers.view, decider.base(generation)
     journal.flush()
     since = 0.0 if wanted.period_s is None else time.time() - wanted.period_s
     rows = journal.file.plans(since, wanted.limit, wanted.scope)
 
     def plan(decisions: Sequence[Decision]) -> list[Plan]:
-        return replan(decisions, generation, decider.plan, view, neighbours)
+        return replan(decisions, generation, decider.plan, view, base)
 
     return replay(rows, plan, runtime.encoder.digest, stop)

@@ -4,11 +4,15 @@
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from index.estimator import NEIGHBOURS
 from index.records import Answer, Message, Reference
 from index.text import EMPTY_CONTEXT, Context
 from index.view import Entry
@@ -145,13 +149,17 @@ class Request(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What is expected of one model: quality 0 to 1 with its lower bound, cost in USD, latency in seconds."""
+    """What is expected of one model: quality 0 to 1 with its lower bound, cost in USD, latency in seconds.
+
+    `doubt` is what its gain over the fallback must exceed: as much could be chance.
+    """
 
     model: str
     quality: float
     quality_low: float
     cost_usd: float
     latency_s: float | None
+    doubt: float = 0.0
 
 
 class Neighbour(NamedTuple):
@@ -160,6 +168,43 @@ class Neighbour(NamedTuple):
     reference: Reference
     similarity: float
     weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voters:
+    """The references an estimate rests on: rows of a generation's, and live ones of the scope with their cosine.
+
+    Which `neighbours` these are is worked out only when somebody asks for an explanation.
+    """
+
+    references: Sequence[Reference]
+    rows: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+    live: tuple[tuple[float, Reference], ...] = ()
+    weight: float = 0.0  # of each; 0: all of them together weigh 1
+
+    def every_similarity(self) -> NDArray[np.float32]:
+        """Return the cosines, live ones last."""
+        if not self.live:
+            return self.similarities
+        return np.concatenate((self.similarities, np.array([s for s, _ in self.live], np.float32)))
+
+    def order(self) -> NDArray[np.int64]:
+        """Return the places of the nearest of both, nearest first."""
+        if not self.live:
+            return np.arange(len(self.rows))
+        return np.argsort(-self.every_similarity(), kind="stable")[:NEIGHBOURS]
+
+    def neighbours(self, most: int = NEIGHBOURS) -> tuple[Neighbour, ...]:
+        """Return who voted, or the `most` nearest of them, nearest first: all weigh the same."""
+        order, similarities, known = self.order(), self.every_similarity(), len(self.rows)
+        weight = self.weight or 1 / max(len(order), 1)
+        return tuple(
+            Neighbour(
+                self.references[self.rows[i]] if i < known else self.live[i - known][1], float(similarities[i]), weight
+            )
+            for i in order[:most].tolist()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +296,7 @@ class Decision:
     judged: tuple[Judged, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     expected: tuple[Estimate, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
+    voters: Voters | None = None
     notes: tuple[tuple[str, str], ...] = ()
     degraded: bool = False
     vector: bytes = b""
@@ -261,3 +306,8 @@ class Decision:
     reported: bool = False
     heard: tuple[str, ...] = ()
     arm: str = ""
+
+    @property
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """The references that voted, nearest first."""
+        return self.voters.neighbours() if self.voters is not None else ()

@@ -198,7 +198,7 @@ def _expecting(decider: Decider) -> Expect:
             prompt = Prompt(sample.text, b"", size=sample.size)
             decisions.append(Decision("", Request(scope, sample.text), prompt, generation.id, 0.0, Timings()))
             decisions[-1].vector = sample.vector.tobytes()
-        replan(decisions, generation, decider.plan, decider.answers.view, decider.settings.routing.neighbours)
+        replan(decisions, generation, decider.plan, decider.answers.view, decider.base(generation))
         known = [{e.model: e.quality for e in decision.expected} for decision in decisions]
         return [one.get(s.model, s.expected) for one, s in zip(known, samples, strict=True)]
 
@@ -225,7 +225,7 @@ def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Gene
     generation = load_generation(folder, encoder.digest)
     fallback_model(generation, settings.routing.fallback)
     baseline_of(generation, settings.stats.baseline)
-    _ = generation.mean_costs, generation.known, generation.prior  # computed now, not by the first decision
+    _ = generation.mean_costs  # computed now, not by the first decision
     return generation
 
 

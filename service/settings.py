@@ -114,12 +114,12 @@ class CacheSettings(_Table):
 
 
 class RoutingSettings(_Table):
-    """How references vote."""
+    """How a model is chosen."""
 
-    neighbours: Annotated[int, Field(ge=1, le=1_000)] = 50
-    """How many references vote. Measured: 50 to 100 is best with thousands of references, 20 to 50 with hundreds."""
+    evidence: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
+    """How many standard errors a model must be better than the fallback to be preferred; 0: any gain will do."""
     min_similarity: Share = 0.25
-    """References less similar than this do not vote; if none is left the fallback model is taken."""
+    """A prompt whose nearest reference is less similar than this is unlike all: the fallback model is taken."""
     fallback: str = ""
     """Model id or alias; empty: the catalogue's `fallback`, else the best over all references."""
     output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 300

@@ -87,7 +87,7 @@ def _of_index(evaluation: Evaluation, settings: Settings, progress: Progress) ->
     parts = as_rows(references, generation.catalogue, settings.routing.output_tokens)
     vectors = encode_texts(encoder, local.texts(references), progress=_counted(progress, len(references)))
     answered = [local.answer(rows, vectors[rows.at], generation, settings.routing) for rows in parts]
-    return _report(evaluation, "index", references, _single(parts, answered), settings, _known(references, generation))
+    return _report(evaluation, "index", references, _single(parts, answered), _known(references, generation))
 
 
 def _of_service(evaluation: Evaluation, service: remote.Service, settings: Settings, progress: Progress) -> Report:
@@ -104,7 +104,7 @@ def _of_service(evaluation: Evaluation, service: remote.Service, settings: Setti
         one = remote.answer(rows, service, tokens, update)
         answered.append(one if generation is None else replace(one, prior=learn_prior(rows, generation)))
     known = _known(references, generation) if generation is not None else None
-    return _report(evaluation, "service", references, _single(parts, answered), settings, known)
+    return _report(evaluation, "service", references, _single(parts, answered), known)
 
 
 def _crossed(evaluation: Evaluation, models: Path, settings: Settings, progress: Progress) -> Report:
@@ -130,7 +130,7 @@ def _crossed(evaluation: Evaluation, models: Path, settings: Settings, progress:
             for part, found, kept in zip(parts, answered, trials, strict=True):
                 kept.extend(_joined(part, found))
     kinds = [kept for kept in trials if kept]
-    return _report(evaluation, "cross-validation", references, kinds, settings, None)
+    return _report(evaluation, "cross-validation", references, kinds, None)
 
 
 def _divided(evaluation: Evaluation, references: Sequence[Reference], seed: int) -> Iterator[NDArray[np.bool_]]:
@@ -189,7 +189,6 @@ def _report(
     asked: str,
     references: Sequence[Reference],
     kinds: Sequence[Sequence[Trial]],
-    settings: Settings,
     known: int | None,
 ) -> Report:
     parts: list[Part] = [measure(trials, evaluation.seeds[0], evaluation.resamples) for trials in kinds]
@@ -203,7 +202,6 @@ def _report(
         folds=evaluation.folds if crossed and evaluation.labels is None else None,
         labels=evaluation.labels if crossed else None,
         generations=tuple(generations),
-        neighbours=None if evaluation.service is not None else settings.routing.neighbours,
         known=known,
         resamples=evaluation.resamples,
         parts=tuple(parts),

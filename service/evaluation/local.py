@@ -14,7 +14,7 @@ from service.evaluation.data import Rows, to_request
 from service.lookup import Ask, search
 from service.requests import Plan, Prompt, Reason, Request
 from service.routing.choose import choose, fallback_model
-from service.routing.vote import Vote, vote
+from service.routing.estimate import Asked, Estimated, estimate
 from service.settings import RoutingSettings
 
 _AT_ONCE: Final = 256
@@ -34,18 +34,24 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
     place = {model: i for i, model in enumerate(rows.models)}
     quality, cost = np.empty(rows.quality.shape), np.empty(rows.quality.shape)
     chosen, fallback = np.full(len(rows), -1), np.zeros(len(rows), np.bool_)
+    base = generation.catalogue.ids.index(fallback_model(generation, routing.fallback))
     for first in range(0, len(rows), _AT_ONCE):
         batch = vectors[first : first + _AT_ONCE]
-        found = search([Ask(None, generation, None, routing.neighbours)] * len(batch), batch)
-        for row, near in enumerate(found, first):
-            request = to_request(rows.references[row], rows, routing.output_tokens, "")
-            prompt = normalise(request)
-            result = _vote(generation, near.references, prompt, routing)
+        requests = [to_request(r, rows, routing.output_tokens, "") for r in rows.references[first : first + _AT_ONCE]]
+        prompts = [normalise(request) for request in requests]
+        found = search([Ask(None, generation, None, prompt.text, base) for prompt in prompts], batch)
+        for row, request, prompt, near, vector in zip(
+            range(first, len(rows)), requests, prompts, found, batch, strict=False
+        ):
+            asked = Asked(prompt.text, vector, prompt.input_tokens, routing.output_tokens, base)
+            result = estimate(
+                generation, near, (), asked, evidence=routing.evidence, min_similarity=routing.min_similarity
+            )
             plan = _plan(generation, result, request, prompt, routing)
             quality[row] = [result.estimates[i].quality for i in column]
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
-            fallback[row] = plan.reason in FALLBACKS or not result.neighbours
+            fallback[row] = plan.reason in FALLBACKS or result.voters is None
     return Answered(
         quality, cost, chosen, fallback, (generation.id,), np.zeros(len(rows), np.int64), learn_prior(rows, generation)
     )
@@ -56,19 +62,9 @@ def texts(references: Sequence[Reference]) -> list[str]:
     return [normalise(Request("", r.prompt, r.messages[:-1])).text for r in references]
 
 
-def _vote(generation: Generation, near: Sequence[tuple[float, int]], prompt: Prompt, routing: RoutingSettings) -> Vote:
-    return vote(
-        generation,
-        near,
-        [],
-        neighbours=routing.neighbours,
-        min_similarity=routing.min_similarity,
-        input_tokens=prompt.input_tokens,
-        output_tokens=routing.output_tokens,
-    )
-
-
-def _plan(generation: Generation, result: Vote, request: Request, prompt: Prompt, routing: RoutingSettings) -> Plan:
+def _plan(
+    generation: Generation, result: Estimated, request: Request, prompt: Prompt, routing: RoutingSettings
+) -> Plan:
     return choose(
         result.estimates,
         request.route,
@@ -77,5 +73,5 @@ def _plan(generation: Generation, result: Vote, request: Request, prompt: Prompt
         output_tokens=routing.output_tokens,
         fallback=fallback_model(generation, routing.fallback),
         confidence=result.confidence,
-        reason=Reason.NEIGHBOURS if result.neighbours else Reason.FALLBACK,
+        reason=Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK,
     )

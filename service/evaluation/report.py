@@ -53,7 +53,6 @@ class Report:
     folds: int | None
     labels: int | None
     generations: tuple[str, ...]
-    neighbours: int | None
     known: int | None
     resamples: int
     parts: tuple[Part, ...]
@@ -103,8 +102,6 @@ def _heading(report: Report) -> list[str]:
         f"seed         {', '.join(map(str, report.seeds))}; intervals are 95 %, from {report.resamples:,} resamples",
         f"generation   {shown}" + (f" and {more} more" if more > 0 else ""),
     ]
-    if report.neighbours is not None:
-        lines.append(f"neighbours   {report.neighbours}")
     if report.known:
         lines.append(
             f"warning      {report.known:,} of these prompts are references of the index: the figures flatter it"

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import structlog
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
@@ -26,13 +27,13 @@ from service.requests import (
     Decision,
     Estimate,
     Hit,
-    Neighbour,
     Outcome,
     Plan,
     Prompt,
     Request,
     RouteOptions,
     Timings,
+    Voters,
 )
 from service.settings import JournalSettings
 
@@ -186,8 +187,9 @@ class Journal:
             outcome = to_json([answer.id, answer.model, answer.stored_at, hit.similarity]).decode()
         else:
             outcome = _PLAN.dump_json(plan).decode() if plan is not None else "null"
+        near = decision.voters.neighbours(_NEIGHBOURS) if decision.voters is not None else ()
         explained = {
-            "neighbours": [[n.reference.id, n.similarity, n.weight] for n in decision.neighbours[:_NEIGHBOURS]],
+            "neighbours": [[n.reference.id, n.similarity, n.weight] for n in near],
             "notes": decision.notes,
             "expected": None if decision.expected is decision.estimates else decision.expected,
             "degraded": decision.degraded,
@@ -273,7 +275,10 @@ def restored(row: DecisionRow, generation: Generation | None = None) -> Decision
         near = explained["neighbours"]
         wanted = {name for name, _, _ in near}
         known = {r.id: r for r in generation.references if r.id in wanted}
-        decision.neighbours = tuple(
-            Neighbour(known.get(name) or Reference(name, ""), similarity, weight) for name, similarity, weight in near
+        decision.voters = Voters(
+            [known.get(name) or Reference(name, "") for name, _, _ in near],
+            np.arange(len(near)),
+            np.array([similarity for _, similarity, _ in near], np.float32),
+            weight=near[0][2] if near else 0.0,
         )
     return decision

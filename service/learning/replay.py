@@ -59,7 +59,7 @@ class Replayed:
 
 
 def replan(
-    decisions: Sequence[Decision], generation: Generation, planner: Planner, view: View, neighbours: int
+    decisions: Sequence[Decision], generation: Generation, planner: Planner, view: View, base: int
 ) -> list[Plan]:
     """Return the plan of each decision's prompt, as a planner makes it; estimates are set in the decisions.
 
@@ -68,10 +68,10 @@ def replan(
         generation: whose references are searched.
         planner: estimates and chooses.
         view: of live references.
-        neighbours: how many are searched.
+        base: column of the fallback.
     """
     vectors = np.stack([np.frombuffer(decision.vector, "<f4") for decision in decisions])
-    asks = [Ask(None, generation, view.reference_partition(d.request.scope), neighbours) for d in decisions]
+    asks = [Ask(None, generation, view.reference_partition(d.request.scope), d.prompt.text, base) for d in decisions]
     return [planner(d, near, generation) for d, near in zip(decisions, search(asks, vectors), strict=True)]
 
 

@@ -17,6 +17,7 @@ from service.requests import Estimate, Plan, Reason, RouteOptions
 _STEPS: Final = 3
 
 Limit = tuple[str, Callable[[Model, Estimate], bool]]
+_Worth = Callable[[Estimate], tuple[float, float, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ def rank(
         return Ranking((), 0.0, Reason.CONSTRAINED, _what_to_relax(estimates, route, catalogue, tokens))
     if avoid and (healthy := [e for e in feasible if e.model not in avoid]):
         feasible = healthy
+    if not any(e.model == fallback for e in feasible):  # nothing to stay with, so no doubt about leaving it
+        feasible = [e._replace(doubt=0.0) for e in feasible]
     worth = order(estimates, route)
     ranked = Ranking(tuple(sorted(feasible, key=worth)), confidence, reason)
     if route.pin:
@@ -90,17 +93,25 @@ def rank(
         if any(e.model == fallback for e in feasible):
             return ranked.led_by(fallback)
         return replace(ranked, reason=Reason.CONSTRAINED)
-    if len(feasible) < len(estimates) and ranked.models[0] is not min(estimates, key=worth):
-        return replace(ranked, reason=Reason.CONSTRAINED)
-    return ranked
+    return replace(ranked, reason=_why(ranked.models, estimates, route, worth))
 
 
-def order(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Estimate], tuple[float, float, str]]:
-    """Return a sort key, best first: utility, then cost, then name."""
+def _why(models: Sequence[Estimate], estimates: Sequence[Estimate], route: RouteOptions, worth: _Worth) -> Reason:
+    """Return why the first of the ranked models is the first: estimates, limits, or no evidence for another."""
+    value, first = utility(estimates, route), models[0]
+    if len(models) < len(estimates) and first.model != min(estimates, key=worth).model:
+        return Reason.CONSTRAINED
+    if any(value(e) > value(first) for e in models if e.doubt and not first.doubt):
+        return Reason.FALLBACK
+    return Reason.NEIGHBOURS
+
+
+def order(estimates: Sequence[Estimate], route: RouteOptions) -> _Worth:
+    """Return a sort key, best first: utility without what is in doubt, then cost, then name."""
     value = utility(estimates, route)
     if route.willingness_to_pay is None:  # near equals are equal, so that the cheaper one is taken
-        return lambda e: (-round(value(e), 6), e.cost_usd, e.model)
-    return lambda e: (-value(e), e.cost_usd, e.model)
+        return lambda e: (-round(value(e) - e.doubt, 6), e.cost_usd, e.model)
+    return lambda e: (e.doubt - value(e), e.cost_usd, e.model)
 
 
 def utility(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Estimate], float]:

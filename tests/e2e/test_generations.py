@@ -172,7 +172,7 @@ DAMAGES = {
     "a flipped byte in the catalogue": ("models.toml", "flip"),
     "cut vectors": ("vectors.npy", "cut"),
     "no references": ("references.jsonl", "delete"),
-    "another format": ("manifest.json", '"format": 1', '"format": 7'),
+    "another format": ("manifest.json", '"format": 2', '"format": 7'),
     "another encoder": ("manifest.json", '"encoder_digest": "', '"encoder_digest": "f'),
     "a path that leads elsewhere": ("manifest.json", '"hashes.npy"', '"../hashes.npy"'),
     "a manifest that is none": ("manifest.json", "{", "["),

@@ -39,7 +39,7 @@ input_usd_per_mtok = 2
 output_usd_per_mtok = 10
 context_window = 100000
 """
-FILES = ["manifest.json", "models.toml", "references.jsonl", "hashes.npy", "vectors.npy"]
+FILES = ["manifest.json", "models.toml", "estimator.npz", "references.jsonl", "hashes.npy", "vectors.npy"]
 GRAPH_FILES = ["graph.faiss", "graph_rows.npy"]
 
 
@@ -194,11 +194,11 @@ def test_a_manifest_that_is_none_is_refused(root: Path, text: str) -> None:
         load_generation(folder)
 
 
-@pytest.mark.parametrize("number", [2, 0, "1", None])
+@pytest.mark.parametrize("number", [1, 0, "2", None])
 def test_a_manifest_of_another_format_is_refused(root: Path, number: object) -> None:
     folder = current_generation(root)
     edit(folder, lambda m: m.update(format=number))
-    with pytest.raises(GenerationError, match=r"format .* is not the one this version reads \(1\)"):
+    with pytest.raises(GenerationError, match=r"format .* is not the one this version reads \(2\)"):
         load_generation(folder)
 
 
@@ -272,3 +272,14 @@ def test_a_damaged_generation_is_written_anew(root: Path) -> None:
 def test_no_half_written_folder_is_left(root: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == sorted(["CURRENT", current_generation(root).name])
     assert sorted(path.name for path in current_generation(root).iterdir()) == sorted(FILES)
+
+
+def test_the_manifest_says_how_right_the_estimates_are(root: Path) -> None:
+    calibration = read_manifest(current_generation(root)).calibration
+    assert 0 <= calibration["error"] <= 1
+    assert sum(one["rows"] for one in calibration["bins"]) == 20
+
+
+def test_the_same_references_give_the_same_generation(root: Path, tmp_path: Path) -> None:
+    again = build_index(references(20), catalogue(), ENCODER, tmp_path / "again").generation
+    assert again == current_generation(root).name

@@ -13,11 +13,13 @@ from waypost.v1 import admin_pb2, references_pb2, types_pb2
 
 from index.build import build_index
 from index.encoder import HashEncoder
+from index.estimator import Neighbours
 from index.generation import Generation, current_generation, load_generation
 from index.records import Reference
+from service.lookup import NOTHING_FOUND, Found
 from service.requests import Estimate, Plan, Reason, RouteOptions
 from service.routing.choose import choose, fallback_model
-from service.routing.vote import vote
+from service.routing.estimate import Asked, Estimated, estimate
 from tests.service.kit import MODELS, REFERENCES, build, catalogue, running
 
 CATALOGUE = catalogue()
@@ -207,12 +209,12 @@ def test_the_fallback_is_the_configured_one_then_the_catalogue_s_then_the_best_o
     assert fallback_model(of, configured) == expected
 
 
-# ---- the vote --------------------------------------------------------------------------------------------------
+# ---- the estimates ---------------------------------------------------------------------------------------------
 
-NEAR = st.lists(st.tuples(st.floats(0.25, 1), st.integers(0, 3)), max_size=20, unique_by=lambda n: n[1])
+NEAR = st.lists(st.tuples(st.floats(0.25, 1, width=32), st.integers(0, 3)), max_size=4, unique_by=lambda n: n[1])
 LIVE = st.lists(
     st.tuples(
-        st.floats(0.25, 1),
+        st.floats(0.25, 1, width=32),
         st.builds(
             Reference,
             st.text(max_size=5),
@@ -227,21 +229,28 @@ LIVE = st.lists(
 
 
 @given(NEAR, LIVE, st.integers(0, 10**6), st.integers(1, 10**6))
-def test_a_vote_is_made_of_probabilities_whatever_the_neighbours_know(
+def test_an_estimate_is_made_of_probabilities_whatever_the_neighbours_know(
     near: list[tuple[float, int]], live: list[tuple[float, Reference]], read: int, written: int
 ) -> None:
-    found = _vote(near, live, read, written)
-    assert [estimate.model for estimate in found.estimates] == list(IDS)
-    for estimate in found.estimates:
-        assert 0 <= estimate.quality_low <= estimate.quality <= 1
-        assert estimate.cost_usd >= 0
+    found = estimated(_GENERATION[0], near, live, read=read, written=written)
+    assert [one.model for one in found.estimates] == list(IDS)
+    for one in found.estimates:
+        assert 0 <= one.quality_low <= one.quality <= 1
+        assert one.cost_usd >= 0
+        assert one.doubt >= 0
+    assert found.estimates[BASE].doubt == 0
     assert 0 <= found.confidence <= 1
-    if near or live:
-        assert abs(sum(n.weight for n in found.neighbours) - 1) < 1e-9
-    assert found == _vote(near, live, read, written)
+    assert (found.voters is None) == (not near and not live)
+    if found.voters is not None:
+        neighbours = found.voters.neighbours()
+        assert len(neighbours) == len(near) + len(live)
+        assert abs(sum(n.weight for n in neighbours) - 1) < 1e-9
+        assert [n.similarity for n in neighbours] == sorted((s for s, _ in [*near, *live]), reverse=True)
+    assert found.estimates == estimated(_GENERATION[0], near, live, read=read, written=written).estimates
 
 
 _GENERATION: list[Generation] = []
+BASE = 1
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -249,47 +258,92 @@ def _loaded(generation: Generation) -> None:
     _GENERATION[:] = [generation]
 
 
-def _vote(near: list[tuple[float, int]], live: list[tuple[float, Reference]], read: int, written: int) -> Any:
-    return vote(
-        _GENERATION[0],
-        near,
-        live,
-        neighbours=50,
-        min_similarity=0.25,
-        input_tokens=read,
-        output_tokens=written,
-    )
+def estimated(
+    generation: Generation,
+    near: list[tuple[float, int]],
+    live: list[tuple[float, Reference]],
+    *,
+    read: float = 100,
+    written: int = 100,
+    evidence: float = 0.5,
+) -> Estimated:
+    """Return what is expected where the search found these rows."""
+    near = sorted(near, reverse=True)
+    rows = np.array([row for _, row in near], np.int64)
+    similarities = np.array([s for s, _ in near], np.float32)
+    vector = HashEncoder().encode(HashEncoder().tokenise([FAR]))
+    neighbours = Neighbours.gather(rows[None], similarities[None], generation.scores)
+    prediction = generation.estimator.predict(vector, [FAR], neighbours, BASE)
+    found = Found([], [], rows, similarities, prediction)
+    asked = Asked(FAR, vector[0], read, written, BASE)
+    return estimate(generation, found, live, asked, evidence=evidence, min_similarity=0.25)
 
 
 def test_nobody_near_leaves_the_means_and_no_confidence(generation: Generation) -> None:
-    found = _vote([(0.2499, 0)], [], 100, 100)
-    assert found.neighbours == ()
+    found = estimated(generation, [(0.2499, 0)], [])
+    assert found.voters is None
     assert found.confidence == 0
+    np.testing.assert_allclose([e.quality for e in found.estimates], generation.mean_scores, rtol=1e-6)
+
+
+def test_without_an_embedding_the_means_are_left(generation: Generation) -> None:
+    asked = Asked(FAR, np.empty(0, np.float32), 100, 100, BASE)
+    found = estimate(generation, NOTHING_FOUND, (), asked, evidence=0, min_similarity=0)
+    assert found.voters is None
     np.testing.assert_allclose([e.quality for e in found.estimates], generation.mean_scores, rtol=1e-6)
 
 
 def test_a_live_reference_to_a_model_the_catalogue_no_longer_has_says_nothing_of_the_others(
     generation: Generation,
 ) -> None:
-    found = _vote([], [(0.9, Reference("x", "p", "unknown-model"))], 100, 100)
-    np.testing.assert_allclose([e.quality for e in found.estimates], generation.mean_scores, rtol=1e-6)
+    with_it = estimated(generation, [(0.9, 0)], [(0.9, Reference("x", "p", "unknown-model"))])
+    assert with_it.estimates == estimated(generation, [(0.9, 0)], []).estimates
+
+
+def test_a_live_reference_to_the_same_prompt_moves_the_estimate(generation: Generation) -> None:
+    before, after = (
+        estimated(generation, [(0.3, 0)], live).estimates[2].quality
+        for live in ([], [(1.0, Reference("x", FAR, "large-1"))])
+    )
+    assert after > before + 0.2
+
+
+def test_more_evidence_wanted_is_more_doubt(generation: Generation) -> None:
+    none, some, much = (estimated(generation, [(0.9, 0)], [], evidence=z).estimates[0].doubt for z in (0, 1, 2))
+    assert none == 0
+    assert much == pytest.approx(2 * some)
 
 
 def test_prices_tell_the_cost_where_references_do_not(tmp_path: Path) -> None:
     rows = [reference for reference in REFERENCES if not reference.costs]
     build_index(rows, CATALOGUE, HashEncoder(), tmp_path)
     generation = load_generation(current_generation(tmp_path))
-    found = vote(generation, [(0.9, 0)], [], neighbours=50, min_similarity=0.25, input_tokens=1_000, output_tokens=500)
+    found = estimated(generation, [(0.9, 0)], [], read=1_000, written=500)
     expected = [model.cost_usd(1_000, 500) for model in CATALOGUE.models]
     np.testing.assert_allclose([e.cost_usd for e in found.estimates], expected)
     assert [e.latency_s for e in found.estimates] == [model.latency_s(500) for model in CATALOGUE.models]
+
+
+def test_a_gain_that_could_be_chance_does_not_leave_the_fallback() -> None:
+    better, fallback, worse = (
+        estimate._replace(quality=quality) for estimate, quality in zip(SOME, (0.6, 0.5, 0.4), strict=True)
+    )
+    for doubt, model, reason in ((0.05, IDS[0], Reason.NEIGHBOURS), (0.15, IDS[1], Reason.FALLBACK)):
+        plan = planned(RouteOptions(), [better._replace(doubt=doubt), fallback, worse._replace(doubt=doubt)])
+        assert (plan.steps[0].model, plan.reason) == (model, reason)
+
+
+def test_nobody_doubts_a_model_where_the_fallback_may_not_be_called() -> None:
+    doubted = [estimate._replace(doubt=doubt) for estimate, doubt in zip(SOME, (0.9, 0, 0.1), strict=True)]
+    denied = RouteOptions(deny=frozenset({IDS[1]}))
+    assert planned(denied, doubted).steps[0].model == planned(denied, SOME).steps[0].model
 
 
 # ---- whole decisions -------------------------------------------------------------------------------------------
 
 
 async def test_the_nearest_references_decide(root: Path) -> None:
-    async with running(root, routing={"neighbours": 1}) as service:
+    async with running(root) as service:
         easy, hard = await service.decide(EASY), await service.decide(HARD)
         assert (easy.plan.steps[0].model, easy.plan.reason) == ("small-1", types_pb2.REASON_NEIGHBOURS)
         assert (hard.plan.steps[0].model, hard.plan.reason) == ("large-1", types_pb2.REASON_NEIGHBOURS)

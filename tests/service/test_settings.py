@@ -74,7 +74,7 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
         ("[encoder]\nworkers = 0", "encoder.workers"),
         ("[encoder]\nbatch_tokens = 15", "encoder.batch_tokens"),
         ("[encoder]\nmax_queue = 0", "encoder.max_queue"),
-        ("[routing]\nneighbours = 0", "routing.neighbours"),
+        ("[routing]\nevidence = -1", "routing.evidence"),
         ("[routing]\nmin_similarity = 2", "routing.min_similarity"),
         ("[routing]\noutput_tokens = 0", "routing.output_tokens"),
         ("[decisions]\nkeep = 0", "decisions.keep"),

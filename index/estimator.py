@@ -1,0 +1,247 @@
+"""The estimator: quality and cost of every model for one prompt, as `index.fitting` learned it from the references.
+
+Two learners see the residuals from every model's mean: a ridge over the embedding and surface features, and a large
+neighbourhood with uniform weights (sharp ones are measurably worse). They are stacked, then corrected and calibrated.
+A reference that says nearly the same as the prompt speaks for it directly. What it says of itself: standard errors from
+the neighbours' paired differences, and how like the references the prompt is.
+
+Made at build time and kept in the generation. It searches nothing, embeds nothing and decides nothing.
+"""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.calibration import KNOTS, TERMS, Correction, calibration_error
+from index.errors import GenerationError
+from index.features import SURFACE, surface
+from index.ridge import Floats
+
+Ints = NDArray[np.int64]
+
+FORMAT: Final = 1
+NEIGHBOURS: Final = 100
+"""How many neighbours it was fitted for: 50 and 200 were no better where it was measured."""
+_PRIOR_ROWS: Final = np.float32(5)  # as many neighbours that say "as on average"
+_FAMILIAR_NEIGHBOURS: Final = 10
+# From here on a neighbour counts as the same prompt, at 1 as much as all else together. Between prompts of MMLU this
+# near, what the rest of the estimate leaves open correlates at .57, below at .28 and less.
+_SAME: Final = np.float32(0.98)
+_REMEDY: Final = "build it anew with `waypost build-index`"
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The nearest references of prompts, nearest first.
+
+    `similarities` (b, k) are cosines, -inf where there is no such neighbour; `scores` (b, k, m) are NaN where a model
+    was not tried; `weights` (b, k) are 1 for a reference that counts in full, less for one that is doubted or old.
+    """
+
+    similarities: Floats
+    scores: Floats
+    weights: Floats | None = None
+
+    @classmethod
+    def gather(cls, rows: Ints, similarities: Floats, scores: Floats) -> Self:
+        """Return the neighbours that a search found.
+
+        Args:
+            rows: shape (b, k), -1 where there is none.
+            similarities: shape (b, k).
+            scores: of all references, shape (n, m).
+        """
+        found = scores[rows]
+        if (missing := rows < 0).any():
+            found[missing] = np.nan
+        return cls(similarities, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is expected of every model for some prompts.
+
+    `quality` (b, m) is 0 to 1, `error` (b, m) its standard error. `gain_error` (b, m) is the standard error of the
+    gain over one model, from the neighbours' own differences: what makes a prompt hard for all models does not blur
+    it. `cost` (b, m) is in USD, NaN for a model whose costs no reference knows. `familiarity` (b,) is the share of
+    references that are less like the others than the prompt is like them.
+    """
+
+    quality: Floats
+    error: Floats
+    gain_error: Floats
+    cost: Floats
+    familiarity: Floats
+
+    def one(self, row: int) -> "Prediction":
+        """Return the prediction for one of the prompts."""
+        at = slice(row, row + 1)
+        return Prediction(self.quality[at], self.error[at], self.gain_error[at], self.cost[at], self.familiarity[at])
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """What was learned: float32 arrays, for d dimensions and m models.
+
+    An output is a model's quality or, after all of these, its cost; where no reference knows a cost there are only m.
+    `head` holds a weight for every feature (embedding, surface) and output, with the stack's weights already in it.
+    `stack` is what remains of the stack: the weights of the neighbourhood's mean over the models, and of the
+    differences of the models from it. `reliability` has a row (expected, actual, rows) for each bin of qualities.
+    """
+
+    mean: Floats  # (m,) of quality
+    variance: Floats  # (m,) of quality
+    gain_variance: Floats  # (m, m) of the difference between two models' quality
+    cost_mean: Floats  # (m,) USD, NaN where not known
+    cost_scale: Floats  # (outputs - m,) USD
+    offset: Floats  # (outputs,)
+    head: Floats  # (d + SURFACE, outputs)
+    surface_range: Floats  # (2, SURFACE)
+    stack: Floats  # (2,)
+    familiar: Floats  # (quantiles,) similarity of references to their nearest, rising; none where there are too few
+    reliability: Floats  # (bins, 3)
+    correction: Correction
+
+    @property
+    def calibration_error(self) -> float:
+        """How far expected qualities are off on average, on references that were not seen."""
+        return calibration_error(self.reliability)
+
+    def predict(self, vectors: Floats, texts: Sequence[str], near: Neighbours, base: int = 0) -> Prediction:
+        """Return what is expected of every model for each prompt.
+
+        Args:
+            vectors: unit vectors of the prompts, shape (b, d).
+            texts: the prompts, b of them, canonical as the references' were; "" for one that is not known.
+            near: of each prompt among the references; `NEIGHBOURS` of them, or all there are.
+            base: column of the model that gains are compared with, such as the fallback.
+        """
+        m = len(self.mean)
+        shown = np.minimum(np.maximum(surface(texts), self.surface_range[0]), self.surface_range[1])
+        shown[[not text for text in texts]] = self.surface_range.mean(axis=0)
+        raw = np.concatenate((vectors, shown), axis=1) @ self.head + self.offset
+        known, residuals = known_residuals(near, self.mean)
+        local, error = _mean_and_error(residuals, known, self.variance)
+        _, gain_error = _mean_and_error(
+            residuals - residuals[:, :, base, None],
+            known * (known[:, :, base, None] > 0),
+            self.gain_variance[base],
+        )
+        quality = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
+        if len(near.similarities[0]) and (near.similarities[:, 0] > _SAME).any():
+            same = known * np.maximum((near.similarities - _SAME) / (1 - _SAME), 0)[:, :, None]
+            whole = 1 + same.sum(axis=1)
+            quality = (quality + (same * (residuals + self.mean)).sum(axis=1)) / whole
+            error, gain_error = error / whole, gain_error / whole
+        cost = np.full_like(quality, np.nan)
+        if len(self.cost_scale):
+            cost = np.expm1(np.maximum(raw[:, m:], 0)) * self.cost_scale
+        return Prediction(quality, error, gain_error, cost, self._familiarity(near.similarities))
+
+    def save(self, path: Path) -> None:
+        """Write it to one .npz file; equal estimators give equal bytes."""
+        arrays = {"format": np.int64(FORMAT), **{name: getattr(self, name) for name in _OWN}}
+        arrays |= {name: getattr(self.correction, name) for name in _CORRECTION}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
+                # With a fixed date, where numpy.savez would write the time.
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote, or raise GenerationError where it is missing, damaged or of another version."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                if (found := int(stored["format"])) != FORMAT:
+                    raise GenerationError(
+                        f"{path}: format {found} is not the one this version reads ({FORMAT}); {_REMEDY}"
+                    )
+                correction = Correction(**{name: stored[name] for name in _CORRECTION})
+                estimator = cls(**{name: stored[name] for name in _OWN}, correction=correction)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise GenerationError(f"{path}: cannot be read as an estimator ({error!r}); {_REMEDY}") from error
+        if not estimator._fits_together():
+            raise GenerationError(f"{path}: its parts do not fit together; {_REMEDY}")
+        return estimator
+
+    def fits(self, dimensions: int, models: int) -> bool:
+        """Return whether it is for vectors of these dimensions and so many models."""
+        return len(self.head) == dimensions + SURFACE and len(self.mean) == models
+
+    def _fits_together(self) -> bool:
+        m, outputs, correction = len(self.mean), len(self.mean) + len(self.cost_scale), self.correction
+        shapes = (
+            (self.variance, (m,)),
+            (self.gain_variance, (m, m)),
+            (self.cost_mean, (m,)),
+            (self.offset, (outputs,)),
+            (self.head, (len(self.head), outputs)),
+            (self.surface_range, (2, SURFACE)),
+            (self.stack, (2,)),
+            (self.reliability, (len(self.reliability), 3)),
+            (correction.basis, (m, 2)),
+            (correction.bend, (TERMS, m)),
+            (correction.knots, (m, KNOTS)),
+            (correction.shifts, (m, KNOTS)),
+        )
+        return all(array.shape == shape for array, shape in shapes) and len(self.cost_scale) in (0, m)
+
+    def _familiarity(self, similarities: Floats) -> Floats:
+        """Return the share of references whose neighbours are further away, shape (b,)."""
+        if not len(self.familiar):
+            return np.ones(len(similarities), np.float32)
+        return (np.searchsorted(self.familiar, closeness(similarities)) / len(self.familiar)).astype(np.float32)
+
+
+_CORRECTION: Final = tuple(f.name for f in fields(Correction))
+_OWN: Final = tuple(f.name for f in fields(Estimator) if f.name != "correction")
+
+
+def known_residuals(near: Neighbours, mean: Floats) -> tuple[Floats, Floats]:
+    """Return how much each neighbour counts for each model and its residual, 0 where not known, (b, k, m) each."""
+    residuals = near.scores - mean
+    holes = np.isnan(residuals)
+    residuals[holes] = 0
+    known = (~holes).astype(np.float32)
+    return known if near.weights is None else known * near.weights[:, :, None], residuals
+
+
+def neighbourhood(near: Neighbours, mean: Floats, variance: Floats) -> Floats:
+    """Return the neighbourhood's mean residual for every model, shrunk towards none, shape (b, m)."""
+    known, residuals = known_residuals(near, mean)
+    return _mean_and_error(residuals, known, variance)[0]
+
+
+def stacked_neighbours(local: Floats, stack: Floats) -> Floats:
+    """Return what neighbourhoods' means (b, m) add to the expected residuals."""
+    level = local.mean(axis=1, keepdims=True)
+    return np.asarray(stack[0] * level + stack[1] * (local - level))
+
+
+def closeness(similarities: Floats) -> Floats:
+    """Return the mean cosine to the nearest few, shape (b,); -1 where there are none."""
+    near = np.maximum(similarities[:, :_FAMILIAR_NEIGHBOURS], -1)
+    return near.mean(axis=1) if near.shape[1] else np.full(len(near), -1, np.float32)
+
+
+def _mean_and_error(values: Floats, known: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """Return the mean of neighbours' values (b, k, m), shrunk towards 0, and its standard error, (b, m) each.
+
+    Args:
+        values: 0 where nothing is known.
+        known: how much each counts, 0 to 1.
+        variance: over all references, shape (m,).
+    """
+    counted = values * known
+    rows = known.sum(axis=1) + _PRIOR_ROWS
+    mean = counted.sum(axis=1) / rows
+    squares = ((counted * values).sum(axis=1) + _PRIOR_ROWS * variance) / rows
+    return mean, np.sqrt(np.maximum(squares - mean * mean, 0) / rows)
