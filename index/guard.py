@@ -8,34 +8,27 @@ worded otherwise is left to `index.verifier`, which reads the same `Comparison`.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Final
 
 from index.lexicon import RANK, UNITS, is_typo, opposed
-from index.wording import (
-    CURRENCIES,
-    DATE,
-    LITERAL,
-    NAME,
-    NEGATED,
-    NUMBER,
-    PICTURE,
-    TELLING,
-    Prepared,
-    prepare,
-)
+from index.order import SYMMETRIC, check_order
+from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
+from index.wording import CURRENCIES, TELLING, Prepared, prepare
 
 __all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
 
 CHECKS: Final = (
-    "too_long", "language_differs", "verbatim_differs", "symbols_differ", "numbers_differ", "units_differ",
-    "terms_differ", "dates_differ", "names_differ", "opposite", "negation", "order_differs", "conjunction",
-    "roles_differ",
+    "too_long", "language_differs", "verbatim_differs", "question_differs", "symbols_differ", "numbers_differ",
+    "units_differ", "terms_differ", "dates_differ", "names_differ", "opposite", "negation", "order_differs",
+    "conjunction", "roles_differ",
 )  # fmt: skip
 """The checks that refuse, in the order they are made."""
 
-# Between these two things may change places.
-_SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
+# Of pairs that ask so for the same, a third or fewer mean the same; "why" and "how", or "what" and "where", often do.
+_OTHER_QUESTIONS: Final = frozenset(
+    map(frozenset, product(("when",), ("how", "howto", "why", "where", "who", "yes")))
+) | frozenset(map(frozenset, (("who", "where"), ("who", "why"), ("who", "howto"), ("why", "howto"), ("where", "yes"))))
 _NEVER_TYPOS: Final = (NUMBER, LITERAL, PICTURE)
 # Letters of the shortest word that may be two run together.
 _JOINED: Final = 4
@@ -43,8 +36,6 @@ _JOINED: Final = 4
 _ALIGNED: Final = 24
 # Of a weight: rare enough to be a name that was not capitalised.
 _RARE: Final = 0.93
-# Nothing of weight left over on either side but this share of it: the same words in another order.
-_SAME_WORDS: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +75,7 @@ def compare(one: Prepared, other: Prepared) -> Comparison:
         _check_residuals(one, other, left, right, refused)
     if one.negations != other.negations and (not typos or _any(one, left, NEGATED) or _any(other, right, NEGATED)):
         refused.append("negation")
-    _check_order(one, other, left, right, refused)
+    check_order(one, other, left, right, refused)
     return Comparison(one, other, tuple(left), tuple(right), typos, tuple(refused))
 
 
@@ -96,6 +87,8 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("language_differs")
     if one.verbatim != other.verbatim:
         refused.append("verbatim_differs")
+    if one.question != other.question and {one.question, other.question} in _OTHER_QUESTIONS:
+        refused.append("question_differs")
     if one.symbols != other.symbols:
         refused.append("symbols_differ")
     if one.numbers != other.numbers:
@@ -249,100 +242,4 @@ def _listed(text: Prepared) -> bool:
     """Return whether between the numbers is only "and", "or", ... and their units: their order says nothing."""
     places = [place for place, kind in enumerate(text.kinds) if kind == NUMBER]
     between = [set(text.words[here + 1 : there]) for here, there in pairwise(places)]
-    return all(words & _SYMMETRIC and words <= _SYMMETRIC | UNITS.keys() for words in between)
-
-
-def _check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], refused: list[str]) -> None:
-    """Refuse what the same words say in another order: who does it to whom, whence and whither, and against or."""
-    if one.stems == other.stems:
-        return
-    if one.markers != other.markers and _exchanged(one, other):
-        refused.append("order_differs")
-    extra = sum([one.weights[p] for p in left]) + sum([other.weights[p] for p in right])
-    if extra > _SAME_WORDS * (one.total + other.total):
-        return
-    if _alternatives(one.words) * _alternatives(other.words) < 0:
-        refused.append("conjunction")
-    if _pronouns_turned(one, other) or _persons_turned(one, other) or _turned(one, other):
-        refused.append("roles_differ")
-
-
-def _exchanged(one: Prepared, other: Prepared) -> bool:
-    """Return whether "from", "to", "than", ... stands before two other words that have changed places."""
-    for marker in set(one.markers).difference(other.markers):
-        word, _, mine = marker.partition(" ")
-        if mine not in other.stems:
-            continue
-        for rival in other.markers:
-            kind, _, theirs = rival.partition(" ")
-            if kind == word and rival not in one.markers and theirs in one.stems:
-                here = one.stems.index(mine) < one.stems.index(theirs)
-                if here != (other.stems.index(mine) < other.stems.index(theirs)):
-                    return True
-    return False
-
-
-def _alternatives(words: tuple[str, ...]) -> int:
-    """Return 1 for a text that says "or", -1 for one that says "and" or "both", 0 for neither or all."""
-    return ("or" in words) - ("and" in words or "both" in words)
-
-
-def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
-    """Return whether "he ... her" became "she ... him", or a pronoun one of the names."""
-    mine, theirs = one.pronouns, other.pronouns
-    if mine == theirs:
-        return False
-    return len(mine) == len(theirs) or one.kinds.count(NAME) != other.kinds.count(NAME)
-
-
-def _persons_turned(one: Prepared, other: Prepared) -> bool:
-    """Return whether "can I ... you" became "can you ... me"."""
-    mine, theirs = _persons(one), _persons(other)
-    return len(mine) > 1 and len(theirs) > 1 and mine != theirs
-
-
-def _persons(text: Prepared) -> list[str]:
-    """Return "I" and "you" in the order in which they first come."""
-    return list(dict.fromkeys([_PERSON[word] for word in text.words if word in _PERSON]))
-
-
-_PERSON: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
-
-
-def _turned(one: Prepared, other: Prepared) -> bool:
-    """Return whether two things have changed places around what stayed, passives read as what they mean."""
-    verbs = {text.stems[text.agent - 2] for text in (one, other) if text.agent >= 0}
-    mine, theirs = _spine(one, verbs), _spine(other, verbs)
-    rank = {stem: place for place, stem in enumerate(theirs)}
-    shared = [stem for stem in mine if stem in rank]
-    order = sorted(shared, key=rank.__getitem__)
-    moved = [place for place in range(len(shared)) if shared[place] != order[place]]
-    if len(moved) != 2:  # noqa: PLR2004 - a pair
-        return False
-    first, second = shared[moved[0]], shared[moved[1]]
-    marked = {marker.partition(" ")[2] for marker in one.markers if marker in other.markers}
-    if first in marked and second in marked:  # "from here to there" and "to there from here"
-        return False
-    if _symmetric(one, first, second) or _symmetric(other, first, second):
-        return False
-    return bool(verbs) or moved[1] - moved[0] > 1 or (_is_name(one, first) and _is_name(one, second))
-
-
-def _spine(text: Prepared, verbs: set[str]) -> list[str]:
-    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives."""
-    if text.agent < 0:
-        return [stem for stem in dict.fromkeys(text.telling) if stem not in verbs]
-    places = [p for p in range(len(text.stems)) if text.weights[p] > TELLING and text.stems[p] not in verbs]
-    after = next((p for p in places if p >= text.agent), -1)
-    places = [p for p in places if p == after] + [p for p in places if p != after]
-    return list(dict.fromkeys([text.stems[p] for p in places]))
-
-
-def _symmetric(text: Prepared, first: str, second: str) -> bool:
-    """Return whether "and", "or", "vs", ... stands between two."""
-    here, there = sorted((text.stems.index(first), text.stems.index(second)))
-    return not _SYMMETRIC.isdisjoint(text.words[here + 1 : there])
-
-
-def _is_name(text: Prepared, stem: str) -> bool:
-    return text.kinds[text.stems.index(stem)] == NAME
+    return all(words & SYMMETRIC and words <= SYMMETRIC | UNITS.keys() for words in between)

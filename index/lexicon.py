@@ -15,7 +15,8 @@ from typing import Any, Final
 
 _DATA: Final = Path(__file__).parent / "data"
 _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
-_LATIN: Final = "\u024f"
+LATIN: Final = "\u024f"
+"""The last letter of the Latin script, but for rare ones."""
 _ENDINGS: Final = frozenset(("ane", "ene", "yne", "ate", "ite", "ide", "nol", "nal", "ine", "ase", "ose"))
 _CACHED: Final = 65_536
 _VOWELS: Final = frozenset("aeiouy")
@@ -76,7 +77,9 @@ _IRREGULAR: Final = _pairs("irregular")
 
 @lru_cache(_CACHED)
 def stem(word: str) -> str:
-    """Return one form for a word's inflections and for its closest synonyms; any string is accepted."""
+    """Return one form for a word's inflections, its closest synonyms and a unit's names; any string is accepted."""
+    if (unit := UNITS.get(word)) is not None:
+        return unit
     base = _base(_IRREGULAR.get(word, word))
     return _SYNONYMS.get(base, base)
 
@@ -153,7 +156,7 @@ def is_typo(one: str, other: str) -> bool:
 
 
 def _is_latin(word: str) -> bool:
-    return word.isascii() or max(word) <= _LATIN
+    return word.isascii() or max(word) <= LATIN
 
 
 def _base(word: str) -> str:  # noqa: PLR0911 - one ending a line

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.guard import Comparison, compare, substituted
-from index.wording import DATE, NAME, TELLING, Prepared
+from index.tokens import DATE, NAME
+from index.wording import TELLING, Prepared
 
 WEIGHTS: Final = Path(__file__).parent / "data" / "verifier.json"
 FEATURES: Final = (

@@ -13,8 +13,8 @@ import numpy as np
 
 from index.records import Answer, LiveReference, Reference
 from index.store import Change, Kind, RecordKey, Store
+from index.tokens import LONGEST
 from index.vectors import Partition, Vectors
-from index.wording import LONGEST
 
 _PAGE = 5_000
 

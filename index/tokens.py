@@ -1,0 +1,244 @@
+"""A prompt's words, one way of writing each: what `index.wording` reads it from.
+
+Splits a text, writes out contractions, writes numbers one way, keeps addresses, paths and identifiers whole, and says
+of each word what kind it is. Pure; never raises; never reads more than `LONGEST` characters, in linear time.
+"""
+
+# ruff: noqa: PLR2004, RUF001 - lengths that tell words from marks; the characters people type for others
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+from index.lexicon import (
+    CONTRACTIONS,
+    DATES,
+    FIRST_NAMES,
+    GENERIC,
+    LATIN,
+    MONTHS,
+    MULTIPLIERS,
+    NEGATION,
+    NUMBER_WORDS,
+    PLACES,
+    STOP,
+    UNITS,
+    weight,
+)
+
+LONGEST: Final = 4_096
+"""Characters that are read. A longer text is marked `cut`: what follows could say anything."""
+MOST: Final = 512
+"""Words that are read; of more, too, the text is `cut`. The default encoder's window is half of it."""
+PLAIN, NAME, NUMBER, DATE, NEGATED, LITERAL, PICTURE, SYMBOL, IGNORED = range(9)
+
+# Words with digits in them, letters with inner apostrophes (and C++, C#, U.S.), numbers with their sign and inner
+# separators, signs that mean something, pictures, ends of sentences.
+_TOKEN: Final = re.compile(
+    r"(?:(?<![^\s(=,])-)?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
+    r"|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#)?|[%$°+*×÷\u00a2-\u00a5\u20a0-\u20cf]|(?<=\s)[-/](?=\s)"
+    r"|[\u2190-\u2bff\U0001f000-\U0001faff]|[.?!\n\ue000]"
+)
+# Addresses, paths, names of files and of variables: compared as they stand.
+_LITERAL: Final = re.compile(r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|[\w\-]{2,}\.[a-z]\w{1,5}")
+_EDGES: Final = ".,;:?!'\"()[]{}<>"
+_ROMAN: Final = {
+    "II": "2",
+    "III": "3",
+    "IV": "4",
+    "VI": "6",
+    "VII": "7",
+    "VIII": "8",
+    "IX": "9",
+    "XI": "11",
+    "XII": "12",
+}
+_GROUPED: Final = re.compile(r"(?<=\d),(?=\d{2,3}(?:\D|$))")
+_QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"',
+                                "–": "-", "‑": "-", "−": "-"})  # fmt: skip
+_MAYBE_LITERAL: Final = re.compile(r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]")
+_CHUNK: Final = re.compile(r"\S+")
+_HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
+_PICTURES: Final = 0x2190
+_CURRENCY: Final = re.compile(r"(rs|inr|usd|eur|gbp)(\d+)")
+_ORDINAL: Final = frozenset(("st", "nd", "rd", "th"))
+_COUNTED: Final = frozenset((
+    "type", "level", "class", "phase", "part", "chapter", "number", "stage", "version", "option", "plan", "step",
+    "grade", "season", "episode", "volume", "page", "question", "least", "most", "than",
+))  # fmt: skip
+_EACH: Final = frozenset(("a", "per", "each", "every", "one"))
+_COUNTRIES: Final = {"US": "usa", "U.S": "usa", "U.S.A": "usa", "U.K": "uk"}  # "us" is another word
+_RARE: Final = 0.9  # of a weight: rank 5,000, where in a title a word is more often a name than not
+_ENDS: Final = frozenset(".?!\n")
+_CLITICS: Final = {"d": "would", "ll": "will", "ve": "have", "re": "are", "m": "am"}
+_BEFORE_IS: Final = frozenset(
+    ("what", "who", "where", "when", "why", "how", "it", "that", "there", "here", "he", "she")
+)
+_STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
+BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
+
+
+_Token = tuple[str, bool, bool]  # the word, whether it has a capital, whether it opens a sentence
+
+
+def plain(text: str) -> tuple[str, bool]:
+    """Return the text in characters that say the same in one way, and whether it was cut."""
+    cut = len(text) > LONGEST
+    text = text[:LONGEST]
+    if text.isascii():
+        return text.replace("`", "'"), cut
+    text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
+    cut = cut or len(text) > LONGEST
+    return text[:LONGEST].translate(_QUOTES).replace(_HELD, " "), cut
+
+
+def split(text: str) -> tuple[list[str], list[int], bool]:
+    """Return the words of a plain text, the kind of each, and whether there were more than `MOST`."""
+    tokens = _tokens(text)
+    cut = len(tokens) > MOST
+    tokens = tokens[:MOST]
+    return *_numbers([token[0] for token in tokens], _kinds(tokens)), cut
+
+
+def _tokens(text: str) -> list[_Token]:
+    """Split into casefolded words, contractions written out; the ends of sentences are not kept."""
+    held: list[str] = []
+    if _MAYBE_LITERAL.search(text):
+        text = _CHUNK.sub(lambda chunk: _hold(chunk[0], held), text)
+    literals = iter(held)
+    found: list[_Token] = []
+    initial = True
+    for token in _TOKEN.findall(text):
+        if token in _ENDS:
+            initial = True
+        elif token == _HELD:
+            found.append((_HELD + next(literals), False, False))
+            initial = False
+        elif token not in _ORDINAL or not found or not found[-1][0][-1].isdigit():
+            found += _written_out(token, initial=initial)
+            initial = False
+    return found
+
+
+def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
+    """Return the words a token stands for."""
+    word, capital = token.casefold(), token[0].isupper()
+    if "'" in word:
+        word, rest = _expand(word)
+        return [(word, capital, initial)] * bool(word) + [(rest, False, False)] * bool(rest)
+    if token in _COUNTRIES:
+        return ((_COUNTRIES[token], True, initial),)
+    if (full := CONTRACTIONS.get(word)) is not None:
+        return [(part, False, False) for part in full]
+    if token in _ROMAN:
+        return ((_ROMAN[token], False, False),)
+    if word[-1].isdigit() and (parts := _CURRENCY.fullmatch(word)):  # "Rs500"
+        return [(part, False, False) for part in parts.groups()]
+    return ((word if word[0].isdigit() else word.replace(".", ""), capital, initial),)
+
+
+def _hold(chunk: str, held: list[str]) -> str:
+    """Return a chunk of text, or where it is an address, a path or a name of a program's, what stands for it."""
+    core = chunk.strip(_EDGES)
+    if not _LITERAL.fullmatch(core) or not any(map(str.isalpha, core)):
+        return chunk
+    held.append(core.casefold())
+    return f" {_HELD} "
+
+
+def _expand(word: str) -> tuple[str, str]:
+    """Return a word without what hangs on its apostrophe, and the word that this stands for, if any."""
+    if word.endswith("n't"):
+        head = word[:-3]
+        return _STEMS_OF_NOT.get(head, head), "not"
+    head, _, tail = word.rpartition("'")
+    if tail == "s":  # "what's", but "Ann's"
+        return head.replace("'", ""), "is" if head in _BEFORE_IS else ""
+    full = _CLITICS.get(tail, "")
+    return (head if full else head + tail).replace("'", ""), full
+
+
+def _kinds(tokens: list[_Token]) -> list[int]:
+    """Say for each word whether it is a name, a number, a date, a negation, a sign or just a word."""
+    telling = [t for t in tokens if t[0].isalpha() and t[0] not in STOP and not t[2]]
+    # In A Title Or A SHOUT capitals say nothing.
+    titled = sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
+    return [_kind(tokens, place, titled=titled) for place in range(len(tokens))]
+
+
+def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C901, PLR0911, PLR0912 - one reason a line
+    word, capital, initial = tokens[place]
+    if word[0] == _HELD or (max(word) > LATIN and word[0].isalpha()):
+        return LITERAL  # the encoder's words are Latin ones: it cannot tell others apart
+    if word[-1].isdigit() or word[0].isdigit():
+        return NUMBER
+    if not word[0].isalpha():
+        return PLAIN if word in UNITS else PICTURE if ord(word[0]) > _PICTURES else _sign(tokens, place)
+    before = tokens[place - 1][0] if place else ""
+    after = tokens[place + 1] if place + 1 < len(tokens) else ("", False, False)
+    if word in NUMBER_WORDS and not (word == "second" and (before in _EACH or before[-1:].isdigit())):
+        return NUMBER
+    if word == "one" and (before in _COUNTED or before in NUMBER_WORDS or after[0] in UNITS or after[0] in MULTIPLIERS):
+        return NUMBER
+    if word in NEGATION:
+        asked = before in ("or", "if") or (before == "why" and place > 1 and tokens[place - 2][0] == "or")
+        return PLAIN if word == "not" and (asked or after[0] == "only") else NEGATED  # "... or not?", "if not, why?"
+    if word == "used" and after[0] == "to" and before not in BE:
+        return NEGATED  # what used to be is no more
+    if word in PLACES or (capital and word in FIRST_NAMES):
+        return NAME
+    if word in DATES and (word not in MONTHS or len(word) > 3 or (capital and not initial)):
+        return DATE
+    if word == "a" and capital and not initial and not titled:
+        return NAME  # hepatitis A, plan A
+    if not capital or word in STOP or word in UNITS:
+        return PLAIN
+    if titled:
+        return NAME if weight(word) > _RARE else PLAIN
+    if not initial:
+        return NAME
+    return NAME if after[1] and not after[2] and after[0] not in STOP and word not in GENERIC else PLAIN
+
+
+def _sign(tokens: list[_Token], place: int) -> int:
+    """Return SYMBOL for a sign between two amounts or letters: an operation, and not decoration."""
+    around = tokens[max(place - 1, 0) : place + 2]
+    operands = sum(t[0][0].isdigit() or (len(t[0]) == 1 and t[0].isalpha()) for t in around)
+    return SYMBOL if operands == 2 else IGNORED
+
+
+def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
+    """Write numbers one way: "15k", "15,000" and "fifteen thousand" are 15000."""
+    out: list[str] = []
+    marks: list[int] = []
+    amount = tens = False  # whether the last word is a number, and one like "twenty"
+    for word, kind in zip(words, kinds, strict=True):
+        value = "1" if word == "one" and kind == NUMBER else NUMBER_WORDS.get(word, word)
+        if amount and word in MULTIPLIERS and (product := _times(out[-1], MULTIPLIERS[word])):
+            out[-1] = product
+        elif tens and len(value) == 1 and value.isdigit() and word.isalpha():
+            out[-1] = out[-1][0] + value
+        else:
+            out.append(_decimal(value) if kind == NUMBER else word)
+            marks.append(kind)
+            amount = kind == NUMBER
+        tens = amount and word.endswith("ty") and word in NUMBER_WORDS
+    return out, marks
+
+
+def _decimal(number: str) -> str:
+    plain = "".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in number)
+    plain = _GROUPED.sub("", plain)
+    plain = plain.removesuffix(".00")
+    return plain.lstrip("0") or "0" if plain.isdigit() and len(plain) < 4 else plain
+
+
+def _times(number: str, factor: int) -> str:
+    """Return the product as a decimal, "" where the number is a date, a range or too long to mean an amount."""
+    if len(number) > 15:
+        return ""
+    try:
+        return _decimal(f"{float(number) * factor:.6f}".rstrip("0").rstrip("."))
+    except ValueError:
+        return ""
