@@ -11,6 +11,7 @@ from sys import intern
 from typing import Final
 
 from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, is_participle, stem, weight
+from index.text import canonical
 from index.tokens import BE, LITERAL, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
 TELLING: Final = 0.3
@@ -89,7 +90,8 @@ def _weight(word: str, kind: int) -> float:
 def _verbatim(text: str, language: str) -> str:
     """Return what a text that words do not tell is compared by, "" for one that they do."""
     if _CODE.search(text):
-        return text.strip().rstrip("?.! ") if "\n" in text else " ".join(text.split()).rstrip("?.! ")
+        text = canonical(text)  # whose line ends and indents count
+        return (text if "\n" in text else " ".join(text.split())).rstrip("?.! ")
     if language == "en":
         return ""
     letters = [" " if unicodedata.category(char)[0] in "PZC" else char for char in text.casefold()]

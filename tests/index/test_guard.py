@@ -208,6 +208,8 @@ def test_differences_are_the_same_both_ways(one: str, other: str) -> None:
 
 
 @given(texts)
+@example("0\r<")
+@example("{\x85 \r\n }")
 def test_canonical_text_says_the_same(text: str) -> None:
     if len(text) < LONGEST and len(canonical(text)) < LONGEST:
         assert differences(prepare(text), prepare(canonical(text))) == ()
