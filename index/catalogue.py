@@ -124,6 +124,7 @@ def parse_catalogue(text: str, source: str) -> Catalogue:
         problems.append("models: the catalogue is empty; describe each model under [[models]]")
     models = [_model(table, number, problems) for number, table in enumerate(tables, 1)]
     names = _claimed_names(tables, problems)
+    problems += _idle_groups(model for model in models if model is not None)
     fallback = document.get("fallback")
     if fallback is not None and not (isinstance(fallback, str) and fallback in names):
         hint = did_you_mean(fallback, names) if isinstance(fallback, str) else ""
@@ -150,6 +151,19 @@ def _model(table: dict[str, Any], number: int, problems: list[str]) -> Model | N
             found.append(f"{place}: {name}: {error}, not {_show(table[name])}")
     problems += found
     return None if found else Model(**values)
+
+
+def _idle_groups(models: Iterable[Model]) -> list[str]:
+    """Return a problem for each group that nobody would be called of."""
+    weights: dict[str, float] = {}
+    for model in models:
+        if model.group:
+            weights[model.group] = weights.get(model.group, 0.0) + model.weight
+    return [
+        f"group {group!r}: the weights of all its models are 0; give one of them a weight above 0"
+        for group, weight in weights.items()
+        if weight == 0
+    ]
 
 
 def _place(table: Mapping[str, Any], number: int) -> str:
@@ -248,6 +262,8 @@ _OPTIONAL: dict[str, Callable[[object], object]] = {
     "capabilities": lambda value: frozenset(_names(value)),
     "kind": _kind,
     "aliases": _names,
+    "group": _name,
+    "weight": _at_least_0,
 }
 _REMEDY = {
     "id": "give the name the provider knows the model by",

@@ -76,7 +76,8 @@ class LiveReference:
 class Model:
     """One row of the catalogue: a language model, a tool or an agent that can be called.
 
-    Prices are USD per million tokens; `latency_ms` is the time to the first token.
+    Prices are USD per million tokens; `latency_ms` is the time to the first token. Models of one `group` are the same
+    model at different places; each gets a share of their calls by its `weight`.
     """
 
     id: str
@@ -89,6 +90,8 @@ class Model:
     capabilities: frozenset[str] = frozenset()
     kind: str = "model"
     aliases: tuple[str, ...] = ()
+    group: str = ""
+    weight: float = 1.0
 
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Return what a call with so many tokens costs, in USD."""

@@ -127,6 +127,21 @@ class Partition:
                 found += [i for i in map(self._graph_ids.__getitem__, nodes) if i in self._in_graph]
             return found
 
+    def some(self, count: int) -> tuple[Ids, Vectors]:
+        """Return ids and vectors of up to `count` vectors, spread evenly over all."""
+        with self._lock:
+            tail = faiss.vector_to_array(self._tail.id_map)
+            every = len(tail) + len(self._graph_ids)
+            ids, vectors = [], []
+            for place in np.linspace(0, every - 1, min(count, every)).astype(int).tolist():
+                in_tail = place < len(tail)
+                node = place if in_tail else place - len(tail)
+                row = int(tail[node]) if in_tail else self._graph_ids[node]
+                if in_tail or row in self._in_graph:
+                    ids.append(row)
+                    vectors.append((self._tail.index if in_tail else self._graph).reconstruct(node))
+        return np.array(ids, np.int64), np.array(vectors, np.float32).reshape(-1, self.dimensions)
+
     def maintain(self, chunk: int = _CHUNK) -> bool:
         """Move up to `chunk` vectors into the graph, or rebuild it; True while more is to be done.
 

@@ -12,6 +12,7 @@ from index.references import read_references, warnings
 from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from service.cache.semantic import load_judge
+from service.policy.compiled import compile_policy
 from service.routing.choose import fallback_model
 from service.settings import Settings, load_settings
 from service.spending import baseline_of
@@ -48,14 +49,15 @@ def check(
         yield f"encoder {settings.encoder.path}", ""
     except WaypostError as error:
         yield f"encoder {settings.encoder.path}", str(error)
-    yield _index(settings, encoder)
+    yield from _index(settings, encoder)
     yield _file("store", settings.store.file, SqliteStore)
     if settings.journal.enabled:
         yield _file("journal", settings.store.journal, SqliteJournal)
     yield from _inputs(references, models)
 
 
-def _index(settings: Settings, encoder: Encoder | None) -> Finding:
+def _index(settings: Settings, encoder: Encoder | None) -> Iterator[Finding]:
+    """Look at the index, and at the policy, which must fit its catalogue."""
     name = f"index {settings.index.path}"
     try:
         folder = current_generation(settings.index.path)
@@ -64,8 +66,17 @@ def _index(settings: Settings, encoder: Encoder | None) -> Finding:
         fallback_model(generation, settings.routing.fallback)
         baseline_of(generation, settings.stats.baseline)
     except WaypostError as error:
-        return name, str(error)
-    return f"{name} ({len(generation.references)} references)", ""
+        yield name, str(error)
+        return
+    yield f"{name} ({len(generation.references)} references)", ""
+    policy = settings.policy
+    name = f"policy ({len(policy.rules)} rules, {len(policy.experiments)} experiments)"
+    try:
+        compile_policy(policy, generation.catalogue, generation.mean_scores.tolist())
+    except WaypostError as error:
+        yield name, str(error)
+    else:
+        yield name, ""
 
 
 def _file(kind: str, path: Path, opens: Callable[[Path], SqliteStore | SqliteJournal]) -> Finding:

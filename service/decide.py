@@ -8,7 +8,7 @@ but for encoding and searching, which the batcher does on its threads.
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -26,8 +26,10 @@ from service.learning.journal import Journal
 from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
+from service.policy.policy import Policy
+from service.policy.values import Outlook
 from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
-from service.routing.choose import choose, fallback_model
+from service.routing.choose import fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
 from service.settings import Settings
 from service.spending import Accounts
@@ -54,6 +56,11 @@ class Decider:
     learner: Learner | None = None
     journal: Journal | None = None
     accounts: Accounts | None = None
+    policy: Policy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policy = Policy(self.settings.policy, self.settings.routing)
+        self.policy.prepare(self.generation)
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
         """Return a cached answer that is safe to serve, or the plan.
@@ -70,8 +77,9 @@ class Decider:
         timings = Timings(admit=perf_counter() - started)
         mark = perf_counter()
         prompt = normalise(request)
+        request, trace = self.policy.admit(request, prompt, generation)
         timings.normalise = perf_counter() - mark
-        decision = Decision(new_id(), request, prompt, generation.id, now, timings)
+        decision = Decision(new_id(), request, prompt, generation.id, now, timings, trace=trace)
         caching = self.settings.cache.enabled
 
         if caching and request.cache.reads:
@@ -105,7 +113,7 @@ class Decider:
         estimated = self._estimate(decision, found, generation)
         timings.estimate = perf_counter() - mark
         mark = perf_counter()
-        decision.plan = self._choose(decision, estimated, generation)
+        decision.plan = self.policy.plan(decision, self._outlook(decision, estimated), generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             decision.fill_token = new_id()
@@ -191,24 +199,21 @@ class Decider:
         decision.estimates = result.estimates
         return result
 
-    def _choose(self, decision: Decision, result: Estimated, generation: Generation) -> Plan:
-        """Apply the limits and take the best of what they leave."""
+    def _outlook(self, decision: Decision, result: Estimated) -> Outlook:
+        """Return what the policy chooses by."""
         reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
-        route, routing = decision.request.route, self.settings.routing
-        return choose(
+        writes = decision.request.route.output_tokens or self.settings.routing.output_tokens
+        return Outlook(
             result.estimates,
-            route,
-            generation.catalogue,
-            input_tokens=decision.prompt.input_tokens,
-            output_tokens=route.output_tokens or routing.output_tokens,
-            fallback=fallback_model(generation, routing.fallback),
-            confidence=result.confidence,
-            reason=Reason.DEGRADED if decision.degraded else reason,
+            decision.prompt.input_tokens + writes,
+            result.confidence,
+            Reason.DEGRADED if decision.degraded else reason,
         )
 
     def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
         """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
-        return self._choose(decision, self._estimate(decision, found, generation), generation)
+        outlook = self._outlook(decision, self._estimate(decision, found, generation))
+        return self.policy.preview(decision, outlook, generation)
 
     def _record(self, decision: Decision, started: float) -> Decision:
         decision.timings.total = perf_counter() - started

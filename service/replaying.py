@@ -15,15 +15,16 @@ from pydantic import ValidationError
 
 from index.errors import CatalogueError
 from index.generation import Generation
-from service.errors import InvalidRequest, PreconditionFailed
+from service.errors import InvalidRequest, PreconditionFailed, SettingsError
 from service.learning.journal import Journal
 from service.learning.replay import Replayed, replan, replay
+from service.policy.compiled import compile_policy
 from service.requests import Decision, Plan
 from service.routing.choose import fallback_model
 from service.runtime import Runtime
 from service.settings import Settings
 
-_TABLES: Final = ("routing", "learning")
+_TABLES: Final = ("routing", "learning", "policy")
 _one_at_a_time = threading.Lock()
 
 
@@ -57,8 +58,11 @@ async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
         generation = await runtime.find(wanted.generation)
     try:
         fallback_model(generation, settings.routing.fallback)
+        compile_policy(settings.policy, generation.catalogue, generation.mean_scores.tolist())
     except CatalogueError as error:
         raise InvalidRequest(("settings", f"routing.fallback: {error}")) from error
+    except SettingsError as error:
+        raise InvalidRequest(("settings", str(error))) from error
     if not _one_at_a_time.acquire(blocking=False):
         raise PreconditionFailed("REPLAY_UNDER_WAY", "replay", "another replay is under way: try again when it is done")
     stop = threading.Event()
@@ -111,6 +115,7 @@ def _work(
     stop: threading.Event,
 ) -> Replayed:
     decider = replace(runtime.decider, settings=settings, generation=generation)
+    decider.policy.like(runtime.decider.policy)
     if not settings.learning.enabled:
         decider.learner = None
     view, base = runtime.decider.answers.view, decider.base(generation)

@@ -5,7 +5,7 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -94,7 +94,7 @@ class RouteOptions:
     willingness_to_pay: float | None = None
     output_tokens: int | None = None
     pin: str = ""
-    latency_weight: float = 0.0
+    latency_weight: float | None = None
     limits: tuple[tuple[str, frozenset[str]], ...] = ()
     unit: str = ""
 
@@ -276,12 +276,31 @@ STAGES = (
 
 
 @dataclass(slots=True)
+class Trace:
+    """What the policy did with one decision.
+
+    `asked` is the request as it came; None: as it is. `rule` names the rules that matched, `arm` "experiment/arm",
+    which is only compared with where it is a `shadow`. `propensity`: with which probability the plan's first model was
+    taken. `charged`: USD counted against a budget and not yet reported (None: none is). `judged`: whether its quality
+    counts for the arm already.
+    """
+
+    asked: Request | None = None
+    rule: str = ""
+    arm: str = ""
+    shadow: bool = False
+    propensity: float = 1.0
+    charged: float | None = None
+    judged: bool = False
+
+
+@dataclass(slots=True)
 class Decision:
     """What one Decide returned, and what is kept of it until it is reported, explained or forgotten.
 
-    Exactly one of `hit` and `plan` is set. A `fill_token` lets the model's answer be stored, once, until
-    `lease_until` (seconds, monotonic). `expected` are the estimates before anything that reports taught, `heard`
-    the models that were reported on, `arm` that of an experiment.
+    `request` is as the policy would have it; how that came about is in `trace`. Exactly one of `hit` and `plan` is
+    set. A `fill_token` lets the answer be stored, once, until `lease_until` (seconds, monotonic). `expected` are
+    the estimates before anything that reports taught, `heard` the models that were reported on.
     """
 
     id: str
@@ -305,7 +324,7 @@ class Decision:
     lease_until: float = 0.0
     reported: bool = False
     heard: tuple[str, ...] = ()
-    arm: str = ""
+    trace: Trace = field(default_factory=Trace)
 
     @property
     def neighbours(self) -> tuple[Neighbour, ...]:

@@ -32,13 +32,16 @@ from service.batcher import Batcher
 from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
-from service.errors import NotFound, PreconditionFailed
+from service.errors import NotFound, PreconditionFailed, SettingsError
 from service.learning.journal import Journal, Rating, restored
 from service.learning.online import Learner, Sample
 from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
 from service.lookup import search
 from service.metrics import Metrics
+from service.policy.compiled import compile_policy
+from service.policy.published import publish_policy
+from service.policy.state import State
 from service.requests import Decision, Prompt, Request, Timings
 from service.routing.choose import fallback_model
 from service.settings import Settings
@@ -64,6 +67,7 @@ class Runtime:
     decider: Decider
     started_at: float
     tutor: Tutor | None = None
+    state: State | None = None
     _activating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def activate(self, generation_id: str) -> tuple[str, str]:
@@ -76,6 +80,7 @@ class Runtime:
         root = self.settings.index.path
         async with self._activating:  # one after the other: memory and disk must name the same one in the end
             generation = await self.find(generation_id)
+            await self._prepare(generation)
             try:
                 await asyncio.to_thread(set_current, root, generation.id)
             except OSError as error:
@@ -106,9 +111,17 @@ class Runtime:
         except (GenerationError, InputError) as error:
             raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
 
+    async def _prepare(self, generation: Generation) -> None:
+        """Get the policy ready for a generation."""
+        try:
+            await asyncio.to_thread(self.decider.policy.prepare, generation)
+        except SettingsError as error:
+            raise PreconditionFailed("GENERATION_UNUSABLE", generation.id, str(error)) from error
+
     def heard(self, decision: Decision, rating: Rating) -> None:
         """Take in what a caller reports of a model."""
         decider = self.decider
+        decider.policy.reported(decision, rating)
         if decider.learner is not None:
             decider.learner.reported(decision, rating)
         if decider.accounts is not None:
@@ -137,6 +150,8 @@ class Runtime:
         if self.decider.journal is not None:
             await asyncio.to_thread(self.decider.journal.close)
         await self.decider.answers.close()
+        if self.state is not None:
+            await self.state.close()
 
 
 async def load(settings: Settings) -> Runtime:
@@ -162,7 +177,12 @@ async def load(settings: Settings) -> Runtime:
     decider = Decider(settings, generation, answers, batcher, judge, log, metrics)
     tutor = await learn(decider, encoder.digest)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)
+    state = await asyncio.to_thread(State, settings.store.policy_file)
+    decider.policy.load(await asyncio.to_thread(state.load))
+    decider.policy.keep = state.put
+    state.start()
     _publish(metrics, decider)
+    publish_policy(metrics, decider.policy, settings.policy)
     _log.info(
         "loaded",
         generation=generation.id,
@@ -171,7 +191,7 @@ async def load(settings: Settings) -> Runtime:
         live_references=view.live_references,
         load_s=round(loaded - started, 3),
     )
-    return Runtime(settings, encoder, decider, time.time(), tutor)
+    return Runtime(settings, encoder, decider, time.time(), tutor, state)
 
 
 async def learn(decider: Decider, encoder_digest: str) -> Tutor | None:
@@ -208,6 +228,7 @@ def _expecting(decider: Decider) -> Expect:
 def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
     encoder = OnnxEncoder.load(settings.encoder.path)
     generation = _load_generation(current_generation(settings.index.path), encoder, settings)
+    compile_policy(settings.policy, generation.catalogue, generation.mean_scores.tolist())
     store = SqliteStore(settings.store.file)
     try:
         view = View(encoder.digest, encoder.dimensions)

@@ -5,8 +5,9 @@ lists are given as JSON.
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from service.errors import SettingsError
+from service.policy_settings import PolicySettings
 
 DEFAULT_ENCODER: Final = Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -89,6 +91,11 @@ class StoreSettings(_Table):
     def journal(self) -> Path:
         """The journal of decisions."""
         return self.data_dir / "journal.sqlite3"
+
+    @property
+    def policy_file(self) -> Path:
+        """What the policy remembers: conversations, budgets, results of experiments."""
+        return self.data_dir / "policy.sqlite3"
 
 
 class CacheSettings(_Table):
@@ -206,6 +213,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     routing: RoutingSettings = RoutingSettings()
+    policy: PolicySettings = PolicySettings()
     decisions: DecisionSettings = DecisionSettings()
     journal: JournalSettings = JournalSettings()
     learning: LearningSettings = LearningSettings()
@@ -251,7 +259,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise SettingsError([_line(path, problem) for problem in error.errors()]) from error
+        raise SettingsError([_line(path, problem, values) for problem in error.errors()]) from error
     except UnreadableEnvironment as error:
         how = """give lists and tables as JSON, for example WAYPOST_SERVER__LISTEN='["127.0.0.1:50051"]'"""
         raise SettingsError([f"environment: {error}: {how}"]) from error
@@ -301,16 +309,29 @@ def check_address(address: str) -> str:
 
 def to_toml(settings: Settings) -> str:
     """Return the settings in use as TOML, secrets redacted."""
-    lines: list[str] = []
-    for table, values in settings.model_dump(mode="json").items():
-        nested = {k: v for k, v in values.items() if isinstance(v, dict)}
-        lines += ["", f"[{table}]"]
-        lines += [f"{k} = {_toml(v)}" for k, v in values.items() if k not in nested]
-        for key, entries in nested.items():
-            for name, entry in entries.items():
-                lines += ["", f"[{table}.{key}.{_toml(name)}]"]
-                lines += [f"{k} = {_toml(v)}" for k, v in entry.items()]
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join(_tables(settings.model_dump(mode="json", exclude_none=True), "")).strip() + "\n"
+
+
+def _tables(values: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yield the lines of a table: its own values first, then the tables within it."""
+    nested = {
+        k: v for k, v in values.items() if isinstance(v, dict) or (v and isinstance(v, list) and isinstance(v[0], dict))
+    }
+    if path and (len(nested) < len(values) or not values):
+        yield from ("", f"[{path}]")
+    yield from (f"{k} = {_toml(v)}" for k, v in values.items() if k not in nested)
+    for key, entry in nested.items():
+        inner = f"{path}.{_key(key)}".lstrip(".")
+        if isinstance(entry, dict):
+            yield from _tables(entry, inner)
+            continue
+        for one in entry:
+            head, *rest = [*_tables(one, inner)][1:]
+            yield from ("", f"[{head}]", *rest)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: object) -> str:
@@ -323,8 +344,8 @@ def _toml(value: object) -> str:
     return str(value)
 
 
-def _line(path: Path | None, problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+def _line(path: Path | None, problem: Any, values: Any = None) -> str:
+    where = _where(problem["loc"], values)
     source = f"{path}: " if path else "settings: "
     if problem["type"] == "extra_forbidden":
         return f"{source}{where}: no such setting; see docs/operations.md for all of them"
@@ -332,3 +353,16 @@ def _line(path: Path | None, problem: Any) -> str:
     secret = problem["loc"][-1] == "token"
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
     return f"{source}{where}: {problem['msg']}{shown}"
+
+
+def _where(loc: Iterable[int | str], values: Any) -> str:
+    """Return the place of a problem; of a list's tables, those that have a name are called by it."""
+    shown = ""
+    for part in loc:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):
+            values = None
+        name = values.get("name") if isinstance(part, int) and isinstance(values, dict) else None
+        shown += f"[{name or part}]" if isinstance(part, int) else f".{part}"
+    return shown.lstrip(".")

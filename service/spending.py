@@ -187,7 +187,7 @@ class Accounts:
         if account is None:
             account = self._scopes[scope] = Account()
         yield account
-        if arm := decision.arm:
+        if (arm := decision.trace.arm) and not decision.trace.shadow:
             for key in (("", arm), (scope, arm)):
                 account = self._arms.get(key)
                 if account is None:

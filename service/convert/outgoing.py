@@ -141,8 +141,11 @@ def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
             weight=neighbour.weight,
             prompt=reference.prompt[:_SHOWN],
         )
-    if decision.plan is not None and decision.request.route.pin:
-        out.rule = "route.pin_model"
+    pinned = (
+        "route.pin_model" if decision.plan is not None and (decision.trace.asked or decision.request).route.pin else ""
+    )
+    out.rule = ", ".join(filter(None, (decision.trace.rule, pinned)))
+    out.experiment_arm = decision.trace.arm
     for judged in decision.judged:
         out.notes.add(stage="verify", note=_verdict(judged))
     for stage, note in decision.notes:

@@ -33,6 +33,7 @@ from service.requests import (
     Request,
     RouteOptions,
     Timings,
+    Trace,
     Voters,
 )
 from service.settings import JournalSettings
@@ -171,7 +172,8 @@ class Journal:
         return True
 
     def _row(self, decision: Decision) -> DecisionRow:
-        request, prompt, hit, plan = decision.request, decision.prompt, decision.hit, decision.plan
+        trace, prompt, hit, plan = decision.trace, decision.prompt, decision.hit, decision.plan
+        request = trace.asked or decision.request  # as it came: a replay applies the policy anew
         texts = self._settings.prompts
         asked: dict[str, Any] = {
             "route": _ROUTE.dump_python(request.route, mode="json", exclude_defaults=True),
@@ -195,6 +197,7 @@ class Journal:
             "degraded": decision.degraded,
             "truncated": decision.truncated,
             "total_s": decision.timings.total,
+            "policy": [trace.rule, trace.arm, trace.shadow, trace.propensity],
         }
         first = plan.steps[0].model if plan is not None and plan.steps else ""
         return DecisionRow(
@@ -263,6 +266,8 @@ def restored(row: DecisionRow, generation: Generation | None = None) -> Decision
     decision.expected = decision.estimates if expected is None else _ESTIMATES.validate_python(expected)
     decision.notes = tuple((stage, note) for stage, note in explained["notes"])
     decision.degraded, decision.truncated = explained["degraded"], explained["truncated"]
+    rule, arm, shadow, propensity = explained.get("policy", ("", "", False, 1.0))
+    decision.trace = Trace(None, rule, arm, shadow, propensity, judged=True)
     decision.reported = True  # what was counted before is not counted again
     decision.lease_until = LAPSED
     if row.cached:

@@ -22,12 +22,16 @@ _Worth = Callable[[Estimate], tuple[float, float, str]]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The feasible models, best first; without any, `infeasible` says which limits left none."""
+    """The feasible models, best first; without any, `infeasible` says which limits left none.
+
+    `siblings` are the same model as the first at other places.
+    """
 
     models: tuple[Estimate, ...]
     confidence: float
     reason: Reason
     infeasible: tuple[str, ...] = ()
+    siblings: tuple[Estimate, ...] = ()
 
     def led_by(self, model: str) -> "Ranking":
         """Return the same with this feasible model in front."""
@@ -133,13 +137,12 @@ def utility(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Est
 
 
 def single(ranking: Ranking) -> Plan:
-    """Return the plan of the form SINGLE: the first of the ranking, then dearer ones to go on to."""
+    """Return the plan of the form SINGLE: the first of the ranking, its sibling, then dearer ones to go on to."""
     if not ranking.models:
         return Plan((), 0.0, ranking.reason, ranking.infeasible)
-    first = ranking.models[0]
-    further = sorted(
-        (e for e in ranking.models if e.cost_usd > first.cost_usd and e.quality > 0), key=lambda e: e.cost_usd
-    )
+    first, same = ranking.models[0], ranking.siblings
+    dearer = (e for e in ranking.models if e.cost_usd > first.cost_usd and e.quality > 0 and e not in same)
+    further = (*same[:1], *sorted(dearer, key=lambda e: e.cost_usd))
     return Plan((first, *further[: _STEPS - 1]), ranking.confidence, ranking.reason)
 
 

@@ -18,11 +18,13 @@ from typing import Any
 import typer.main
 
 from service.cli import app
+from service.policy_settings import Arm, Experiment, PolicySettings, Rule, Wishes
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = ROOT / "docs" / "cli.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+POLICY = ROOT / "docs" / "policy.md"
 EXAMPLE = ROOT / "deploy" / "waypost.toml"
 _COLUMNS = 100
 _CLI_INTRODUCTION = """\
@@ -75,6 +77,29 @@ def operations(text: str) -> str:
     return _renewed(text, "example", f"```toml waypost.toml\n{EXAMPLE.read_text(encoding='utf-8').rstrip()}\n```")
 
 
+def policy(text: str) -> str:
+    """Return docs/policy.md with its generated parts renewed."""
+    wishes = set(Wishes.model_fields)
+    own = PolicySettings.model_json_schema()
+    tables = own["$defs"]
+    for part, schema, left_out in (
+        ("policy", own, {"rules", "experiments", "scopes"}),
+        ("asks", Wishes.model_json_schema(), set()),
+        ("rules", Rule.model_json_schema(), wishes),
+        ("experiments", Experiment.model_json_schema(), {"arms"}),
+        ("arms", Arm.model_json_schema(), wishes),
+    ):
+        rows = ["| Setting | Value | Default | Meaning |", "|---|---|---|---|"]
+        for key, value in schema["properties"].items():
+            inner = tables[_target(value)]["properties"] if "$ref" in value else None
+            named = {f"{key}.{k}": v for k, v in inner.items()} if inner else {key: value}
+            for name, field in named.items() if key not in left_out else ():
+                row = _row(name, field, "required")
+                rows.append(f"| {row[0]} | {' | '.join(row[2:])} |")
+        text = _renewed(text, part, "\n".join(rows))
+    return text
+
+
 def settings_table() -> str:
     """Return every setting as a row of a Markdown table."""
     rows = ["| Setting | Environment | Value | Default | Meaning |", "|---|---|---|---|---|"]
@@ -91,6 +116,8 @@ def _settings() -> Iterator[tuple[str, str, str, str, str]]:
     schema = Settings.model_json_schema()
     tables = schema["$defs"]
     for table, reference in schema["properties"].items():
+        if table == "policy":  # it has a page of its own
+            continue
         for key, value in tables[_target(reference)]["properties"].items():
             inner = value.get("additionalProperties")
             if not isinstance(inner, dict):
@@ -103,9 +130,11 @@ def _settings() -> Iterator[tuple[str, str, str, str, str]]:
 
 def _row(name: str, schema: Mapping[str, Any], missing: str) -> tuple[str, str, str, str, str]:
     environment = f"`WAYPOST_{name.upper().replace('.', '__')}`"
-    if name.count(".") > 1 and schema["type"] == "array":
+    if name.count(".") > 1 and schema.get("type") == "array":
         environment = "only with the whole table, as JSON, in `WAYPOST_AUTH__TOKENS`"
     default = f"`{_toml(schema['default'])}`" if "default" in schema else missing
+    if schema.get("default", "") is None:
+        default = "absent"
     return f"`{name}`", environment, _kind(schema), default, schema["description"].replace("\n", " ")
 
 
@@ -116,6 +145,8 @@ def _target(reference: Mapping[str, Any]) -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:  # may be left out
+        schema = schema["anyOf"][0]
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":
@@ -131,6 +162,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _span(schema: Mapping[str, Any]) -> str:
     if "minimum" in schema and "maximum" in schema:
         return f", {_count(schema['minimum'])} to {_count(schema['maximum'])}"
+    if "exclusiveMinimum" in schema and ("maximum" in schema or "exclusiveMaximum" in schema):
+        most = f"{_count(schema['maximum'])}" if "maximum" in schema else f"below {_count(schema['exclusiveMaximum'])}"
+        return f", above {_count(schema['exclusiveMinimum'])}, to {most}"
     if "exclusiveMinimum" in schema:
         return f" above {_count(schema['exclusiveMinimum'])}"
     return f" of at least {_count(schema['minimum'])}" if "minimum" in schema else ""
@@ -153,12 +187,13 @@ def _toml(value: object) -> str:
 def _renewed(text: str, part: str, content: str) -> str:
     begin, end = f"<!-- generated: {part} -->", f"<!-- end: {part} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        sys.exit(f"{OPERATIONS}: {begin} and {end} must be there once")
+        sys.exit(f"{begin} and {end} must be there once")
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all of them."""
+    POLICY.write_text(policy(POLICY.read_text(encoding="utf-8")), encoding="utf-8")
     CLI.write_text(cli(), encoding="utf-8")
     OPERATIONS.write_text(operations(OPERATIONS.read_text(encoding="utf-8")), encoding="utf-8")
 

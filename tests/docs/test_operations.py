@@ -17,7 +17,7 @@ from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
 from service.check import check
 from service.settings import Settings, load_settings
 from tests.conftest import ROOT, Server
-from tests.docs.generate import EXAMPLE, OPERATIONS, operations, setting_names
+from tests.docs.generate import EXAMPLE, OPERATIONS, POLICY, operations, policy, setting_names
 
 SERIES = re.compile(r"^\| `(waypost_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", re.MULTILINE)
 # What an image is laid out for; everything else in the example is the default.
@@ -27,6 +27,11 @@ PLACES = {"server.listen", "server.metrics_listen", "encoder.path", "index.path"
 def test_the_generated_parts_are_those_of_the_code() -> None:
     text = OPERATIONS.read_text(encoding="utf-8")
     assert text == operations(text), "run `python -m tests.docs.generate`"
+
+
+def test_the_tables_of_the_policy_are_those_of_the_code() -> None:
+    text = POLICY.read_text(encoding="utf-8")
+    assert text == policy(text), "run `python -m tests.docs.generate`"
 
 
 def test_every_setting_has_a_row() -> None:

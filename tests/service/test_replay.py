@@ -78,6 +78,23 @@ async def test_other_settings_scopes_and_limits(tmp_path: Path) -> None:
         assert (await replayed(service, limit=5)).recorded == 5
 
 
+async def test_another_policy_is_applied_to_the_requests_as_they_came(tmp_path: Path) -> None:
+    before = {"rules": [{"name": "gold", "when": 'attributes.tier == "gold"', "pin": "large"}]}
+    async with running(tmp_path, **ON, policy=before) as service:
+        for prompt in PROMPTS:
+            await service.decide(prompt, attributes={"tier": "gold"})
+        same = await replayed(service)
+        assert (same.changed, dict(same.models_after)) == (0, {"large-1": 12})
+        after = """[[policy.rules]]
+name = "gold"
+when = 'attributes.tier == "gold"'
+allow = ["small"]"""
+        found = await replayed(service, settings=after)
+        assert dict(found.models_after) == {"small-1": 12}
+        with pytest.raises(InvalidRequest, match="rule 'gold': pin: the catalogue has no model 'nobody'"):
+            await replayed(service, settings=after.replace('allow = ["small"]', 'pin = "nobody"'))
+
+
 async def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     async with running(tmp_path, **ON) as service:
         with pytest.raises(InvalidRequest, match=r"settings: cache: only \[routing\]"):

@@ -81,7 +81,7 @@ async def test_arms_are_counted_apart(tmp_path: Path) -> None:
         accounts = service.runtime.decider.accounts
         assert kept is not None
         assert accounts is not None
-        kept.arm = "cheap"
+        kept.trace.arm = "cheap"
         accounts.decided(kept, service.runtime.decider.generation.catalogue)
         await service.report(made, quality=0.75)
         arm = (await stats(service, "a")).arms["cheap"]

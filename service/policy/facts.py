@@ -1,0 +1,37 @@
+"""What conditions look at, taken from a request: only what some condition names is worked out."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from service.policy.language import language
+from service.requests import Prompt, Request
+
+_LOOKED_AT: Final = 20_000  # characters: where there is code, it shows before
+# A fence, or a line as only code has it: a definition, an include, a query, a tag, a statement that ends in ; or {.
+_CODE: Final = re.compile(
+    r"```|^[ \t]*(?:(?:async )?def \w+\(|class \w+[(:{]|import [\w.]+;?$|from [\w.]+ import |#include [<\"]"
+    r"|(?:public|private|protected|static|func|fn|function|const|let|var) [^\n]{0,200}[({=]"
+    r"|SELECT [^\n]{1,200} FROM |</?[a-z][\w-]*(?: [^>\n]{0,200})?>[^\n]*$|[^\n]{0,200}\)[ \t]*\{$|[^\n ]{1,200}\);$)",
+    re.MULTILINE,
+)
+
+_FACTS: Final[Mapping[str, Callable[[Request, Prompt], Any]]] = {
+    "attributes": lambda request, _: dict(request.attributes),
+    "prompt": lambda _, prompt: prompt.text,
+    "tokens": lambda _, prompt: int(prompt.input_tokens),
+    "turns": lambda _, prompt: prompt.turns,
+    "has_code": lambda _, prompt: has_code(prompt.text),
+    "language": lambda _, prompt: language(prompt.text),
+    "scope": lambda request, _: request.scope,
+}
+
+
+def facts(request: Request, prompt: Prompt, wanted: Collection[str]) -> dict[str, Any]:
+    """Return the facts of these names."""
+    return {name: _FACTS[name](request, prompt) for name in wanted}
+
+
+def has_code(text: str) -> bool:
+    """Return whether a text holds program code, as far as its beginning shows."""
+    return _CODE.search(text, 0, _LOOKED_AT) is not None

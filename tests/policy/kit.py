@@ -1,0 +1,46 @@
+"""A catalogue with tiers, a policy written as TOML, and a request without anything."""
+
+import tomllib
+from collections.abc import Sequence
+
+import pytest
+
+from service.errors import SettingsError
+from service.policy.compiled import Compiled, compile_policy
+from service.policy.expressions import context_of
+from service.policy.facts import facts
+from service.policy.rules import apply_rules
+from service.policy_settings import PolicySettings
+from service.requests import Prompt, Request
+from tests.service.kit import MODELS, catalogue
+
+TIERED = MODELS
+for _name in ("small", "medium", "large"):
+    TIERED = TIERED.replace(f'id = "{_name}-1"', f'id = "{_name}-1"\ntier = "{_name}"')
+CATALOGUE = catalogue(TIERED)
+MEANS = (0.5, 0.7, 0.9)
+
+
+def policy(text: str) -> PolicySettings:
+    return PolicySettings(**tomllib.loads(text))
+
+
+def compiled(text: str, means: Sequence[float] = MEANS) -> Compiled:
+    return compile_policy(policy(text), CATALOGUE, means)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        compiled(text)
+    return error.value.problems
+
+
+def request(text: str = "a prompt", **fields: object) -> Request:
+    return Request(**{"scope": "default", "text": text, **fields})  # type: ignore[arg-type]
+
+
+def ruled(text: str, asked: Request) -> tuple[Request, str]:
+    """Apply the rules of a policy to a request, as `Policy.rule` does."""
+    bound = compiled(text)
+    prompt = Prompt(asked.text, b"", turns=1 + len(asked.history), size=len(asked.text))
+    return apply_rules(asked, bound, context_of(facts(asked, prompt, bound.facts)))

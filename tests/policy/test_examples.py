@@ -1,0 +1,65 @@
+"""The example policies do what they say, with the catalogue they are written for."""
+
+import pytest
+
+from index.catalogue import load_catalogue
+from service.policy.compiled import compile_policy
+from service.policy.expressions import context_of
+from service.policy.facts import facts
+from service.policy.rules import apply_rules
+from service.requests import CacheMode, Prompt, Request
+from service.settings import load_settings
+from tests.conftest import ROOT
+
+CATALOGUE = load_catalogue(ROOT / "reference_prompts" / "models.toml")
+
+
+def decided(example: str, text: str, turns: int = 1, **attributes: str) -> tuple[str, set[str], Request]:
+    """Return the rules that matched, the models they leave, and the request they make."""
+    settings = load_settings(ROOT / "examples" / "policy" / f"{example}.toml").policy
+    bound = compile_policy(settings, CATALOGUE, [0.5] * len(CATALOGUE.models))
+    asked = Request("default", text, attributes=attributes)
+    prompt = Prompt(text, b"", turns=turns, size=len(text))
+    request, rule = apply_rules(asked, bound, context_of(facts(asked, prompt, bound.facts)))
+    return rule, {model for model in CATALOGUE.ids if request.route.admits(model)}, request
+
+
+def tiers(models: set[str]) -> set[str]:
+    return {CATALOGUE.get(model).tier for model in models}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "left"),
+    [
+        ("Hello there!", "small talk", {"small"}),
+        ("Please prove this theorem for me", "hard words", {"large"}),
+        ("thanks, now derive the formula", "hard words", {"large"}),
+        ("word " * 4_000, "long or deep", {"medium", "large"}),
+        ("Why?\n```\nx = 1\n```", "code", {"medium", "large"}),
+        ("Which day is it today?", "", {"small", "medium", "large"}),
+    ],
+)
+def test_tiers_from_keywords_and_looks(text: str, rule: str, left: set[str]) -> None:
+    matched, models, _ = decided("keyword-tiers", text)
+    assert (matched, tiers(models)) == (rule, left)
+
+
+def test_a_critical_flow_is_pinned_to_the_top_tier() -> None:
+    rule, models, request = decided("keyword-tiers", "Hello", flow="checkout")
+    assert (rule, tiers(models)) == ("critical flows", {"large"})
+    assert request.route.pin == "gpt-6.1-sol"
+    assert request.cache.mode is CacheMode.EXACT_ONLY
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "left"),
+    [
+        ("Does this clause limit our liability?", "legal", {"claude-opus-5-5", "claude-sonnet-5-5"}),
+        ("Select the name from the CSV with SQL", "data", {"gpt-6.1-terra", "gpt-6.1-sol"}),
+        ("Write a poem about rain", "writing", {"gemini-3.8-flash", "claude-sonnet-5-5"}),
+        ("Wie wird das Wetter morgen in Berlin sein?", "not in English", set(CATALOGUE.ids) - {"deepseek-flash"}),
+        ("What will the weather be like tomorrow?", "", set(CATALOGUE.ids)),
+    ],
+)
+def test_domains_from_keywords(text: str, rule: str, left: set[str]) -> None:
+    assert decided("keyword-domains", text)[:2] == (rule, left)
