@@ -75,6 +75,7 @@ class Policy:
         fallback = fallback_model(generation, self._routing.fallback)
         compiled = compile_policy(self._settings, generation.catalogue, means)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
+        self._ready.pop(generation.id, None)  # the latest stands last
         self._ready[generation.id] = Ready(compiled, fallback, groups_of(generation.catalogue), shares)
         while len(self._ready) > _KEPT:  # decisions under way may still need the one before
             del self._ready[next(iter(self._ready))]
@@ -121,7 +122,9 @@ class Policy:
             spent, price = budget.state.usd, route.willingness_to_pay
             _note(decision, f"budget: {spent:.2f} USD spent, a point of quality is worth {price:.3g} USD")
         if ranking.reason is not Reason.PINNED:
-            ranking = self._choose(decision, ranking, utility(outlook.estimates, route), ready, goal)
+            known = outlook.reason is Reason.NEIGHBOURS
+            worth = utility(outlook.estimates, route)
+            ranking = self._choose(decision, ranking, worth, ready, known=known)
         if ready.groups:
             ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
         self._remember(decision, ranking, ready, goal)
@@ -143,7 +146,7 @@ class Policy:
         _, ranking = self._rank(request, outlook, generation)
         if not ranking.models:
             return _impossible(ranking, trace.rule)
-        share = self._share(request, ready, self._goals.of(request.scope))
+        share = self._share(request, ready)
         if share is not None and ranking.reason is not Reason.PINNED:
             ranking, _ = by_share(ranking, share, ready.compiled.strong)
         return single(ranking)
@@ -200,38 +203,38 @@ class Policy:
             route,
             generation.catalogue,
             tokens=outlook.tokens,
-            fallback="" if followed else self._ready[generation.id].fallback,
+            fallback=self._ready[generation.id].fallback,
             confidence=outlook.confidence,
             reason=outlook.reason,
             avoid=avoid,
+            bound=not followed,
         )
 
-    @staticmethod
-    def _share(request: Request, ready: Ready, goal: Goal) -> StrongShare | None:
-        return ready.shares.get(goal.key) if request.route.willingness_to_pay is None else None
+    def _share(self, request: Request, ready: Ready) -> StrongShare | None:
+        """Return the share to follow, unless the request has a price of its own."""
+        if not ready.shares or request.route.willingness_to_pay is not None:
+            return None
+        return ready.shares.get(self._goals.of(request.scope).key)
 
     def _choose(
-        self, decision: Decision, ranking: Ranking, worth: Callable[[Estimate], float], ready: Ready, goal: Goal
+        self, decision: Decision, ranking: Ranking, worth: Callable[[Estimate], float], ready: Ready, *, known: bool
     ) -> Ranking:
         """Return the ranking with the model to begin with in front: by share, session and exploration."""
-        share = self._share(decision.request, ready, goal)
-        if share is not None:
+        if share := self._share(decision.request, ready):
             ranking, why = by_share(ranking, share, ready.compiled.strong)
             _note(decision, why)
         key = self._conversation(decision)
         last = self.sessions.get(key, decision.decided_at) if key else None
         if last is not None:
             cost = self._settings.session.switching_cost
-            ranking, why = stay(ranking, last.model, decision.prompt.text, worth, cost)
+            ranking, why = stay(ranking, last.model, decision.prompt.text, worth, cost, known=known)
             if why:
                 _note(decision, f"session: {why}")
-        elif self._settings.exploration.share and ranking.reason in (Reason.NEIGHBOURS, Reason.CONSTRAINED):
-            best = ranking.models[0].model
-            model, decision.trace.propensity = explore(ranking, worth, self._settings.exploration, int(decision.id, 16))
-            if decision.trace.propensity < 1:
-                _note(
-                    decision, f"exploration: {model}, with probability {decision.trace.propensity:.4f}; best is {best}"
-                )
+        elif known and self._settings.exploration.share:
+            best, trace = ranking.models[0].model, decision.trace
+            model, trace.propensity = explore(ranking, worth, self._settings.exploration, int(decision.id, 16))
+            if trace.propensity < 1:
+                _note(decision, f"exploration: {model}, with probability {trace.propensity:.4f}; best is {best}")
             ranking = ranking.led_by(model)
         return ranking
 
@@ -244,7 +247,7 @@ class Policy:
             key = None
         else:
             key = self._conversation(decision)
-            if share := self._share(decision.request, ready, goal):
+            if share := self._share(decision.request, ready):
                 strong = ready.compiled.strong
                 share.follow(gain(ranking.models, strong), strong=first.model in strong)
         if key:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from service.policy.followups import means_nothing_alone
 from service.policy_settings import SessionSettings
-from service.requests import Estimate, Reason
+from service.requests import Estimate
 from service.routing.choose import Ranking
 
 Key = tuple[str, str]
@@ -71,7 +71,7 @@ class Sessions:
 
 
 def stay(
-    ranking: Ranking, last: str, text: str, worth: Callable[[Estimate], float], switching_cost: float
+    ranking: Ranking, last: str, text: str, worth: Callable[[Estimate], float], switching_cost: float, *, known: bool
 ) -> tuple[Ranking, str]:
     """Return the ranking as a conversation would have it, and a word on why ("" where nothing changes).
 
@@ -81,6 +81,7 @@ def stay(
         text: of this turn.
         worth: utility of a model.
         switching_cost: what a cheaper model must gain, in points of utility.
+        known: whether the estimates are about this prompt.
     """
     best = ranking.models[0]
     current = next((e for e in ranking.models if e.model == last), None)
@@ -89,7 +90,7 @@ def stay(
     if current is best:
         return ranking, ""
     why = ""
-    if ranking.reason in (Reason.FALLBACK, Reason.DEGRADED):
+    if not known:
         why = "nothing is known of this turn"
     elif means_nothing_alone(text):
         why = "this turn means nothing alone"

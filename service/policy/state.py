@@ -19,6 +19,7 @@ import structlog
 from index.errors import StoreError
 
 _log = structlog.get_logger("waypost")
+_FORMAT: Final = 1
 _EVERY_S: Final = 1.0
 _MOST: Final = 100_000  # changes that wait; more only come while the disk is full
 
@@ -108,6 +109,10 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")
+        (found,) = file.execute("PRAGMA user_version").fetchone()
+        if found not in (0, _FORMAT):  # of another version of Waypost: what it kept comes again
+            file.execute("DROP TABLE IF EXISTS kept")
+        file.execute(f"PRAGMA user_version = {_FORMAT}")
         file.execute(
             "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, "
             "PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"

@@ -69,6 +69,7 @@ def rank(
     confidence: float,
     reason: Reason,
     avoid: Collection[str] = (),
+    bound: bool = True,
 ) -> Ranking:
     """Return the models that keep all limits, in the order in which they are worth calling.
 
@@ -77,10 +78,11 @@ def rank(
         route: limits and weights.
         catalogue: the models.
         tokens: about how many the model would read and write together.
-        fallback: the model to take unless `reason` is NEIGHBOURS; "": the best all the same.
+        fallback: the model that others must be better than beyond doubt.
         confidence: of the estimates, 0 to 1.
         reason: NEIGHBOURS, FALLBACK or DEGRADED.
         avoid: models in bad health; they are feasible only where no other is.
+        bound: whether the fallback is taken unless `reason` is NEIGHBOURS, whatever it is worth.
     """
     feasible = _feasible(estimates, route, catalogue, tokens)
     if not feasible:
@@ -93,7 +95,9 @@ def rank(
     ranked = Ranking(tuple(sorted(feasible, key=worth)), confidence, reason)
     if route.pin:
         return replace(ranked, reason=Reason.PINNED, confidence=1.0)
-    if reason is not Reason.NEIGHBOURS and fallback:
+    if reason is not Reason.NEIGHBOURS:
+        if not bound:
+            return ranked
         if any(e.model == fallback for e in feasible):
             return ranked.led_by(fallback)
         return replace(ranked, reason=Reason.CONSTRAINED)
@@ -163,9 +167,10 @@ def _feasible(
     estimates: Sequence[Estimate], route: RouteOptions, catalogue: Catalogue, tokens: float
 ) -> list[Estimate]:
     """Return the estimates of the models that keep every limit."""
-    limits = _limits(route, tokens)
-    pairs = zip(catalogue.models, estimates, strict=True)
-    return [e for m, e in pairs if all(allows(m, e) for _, allows in limits)]
+    left = list(zip(catalogue.models, estimates, strict=True))
+    for _, allows in _limits(route, tokens):
+        left = [pair for pair in left if allows(*pair)]
+    return [estimate for _, estimate in left]
 
 
 def _limits(route: RouteOptions, tokens: float) -> list[Limit]:

@@ -19,30 +19,30 @@ def worth(estimate: Estimate) -> float:
     return estimate.quality
 
 
-def ranking(*models: Estimate, reason: Reason = Reason.NEIGHBOURS) -> Ranking:
-    return Ranking(models, 0.5, reason)
+def ranking(*models: Estimate) -> Ranking:
+    return Ranking(models, 0.5, Reason.NEIGHBOURS)
 
 
 def test_a_turn_that_asks_for_more_escalates() -> None:
-    found, why = stay(ranking(LARGE, SMALL), "small", CONTENT, worth, 1.0)
+    found, why = stay(ranking(LARGE, SMALL), "small", CONTENT, worth, 1.0, known=True)
     assert (found.models[0], why) == (LARGE, "escalates from small")
 
 
 @pytest.mark.parametrize(("quality", "first"), [(0.94, "large"), (0.96, "small")])
 def test_it_changes_down_only_when_that_gains_more_than_a_switch_costs(quality: float, first: str) -> None:
     cheap = SMALL._replace(quality=quality)
-    found, why = stay(ranking(cheap, LARGE), "large", CONTENT, worth, 0.05)
+    found, why = stay(ranking(cheap, LARGE), "large", CONTENT, worth, 0.05, known=True)
     assert found.models[0].model == first
     assert {e.model for e in found.models} == {"small", "large"}
     assert why.startswith("stays with large" if first == "large" else "changes down from large")
 
 
 def test_the_same_model_needs_no_word() -> None:
-    assert stay(ranking(LARGE, SMALL), "large", CONTENT, worth, 0.05) == (ranking(LARGE, SMALL), "")
+    assert stay(ranking(LARGE, SMALL), "large", CONTENT, worth, 0.05, known=True) == (ranking(LARGE, SMALL), "")
 
 
 def test_a_model_that_is_not_feasible_any_more_is_left() -> None:
-    found, why = stay(ranking(SMALL), "large", "make it shorter", worth, 0.05)
+    found, why = stay(ranking(SMALL), "large", "make it shorter", worth, 0.05, known=True)
     assert found.models == (SMALL,)
     assert why == "the conversation's model large is not feasible now"
 
@@ -50,9 +50,8 @@ def test_a_model_that_is_not_feasible_any_more_is_left() -> None:
 @pytest.mark.parametrize("last", ["small", "large"])
 def test_follow_ups_and_turns_of_which_nothing_is_known_inherit(last: str) -> None:
     one, other = (LARGE, SMALL) if last == "small" else (SMALL._replace(quality=0.99), LARGE)
-    assert stay(ranking(one, other), last, "make it shorter", worth, 0.05)[0].models[0].model == last
-    for reason in (Reason.FALLBACK, Reason.DEGRADED):
-        assert stay(ranking(one, other, reason=reason), last, CONTENT, worth, 0.05)[0].models[0].model == last
+    assert stay(ranking(one, other), last, "make it shorter", worth, 0.05, known=True)[0].models[0].model == last
+    assert stay(ranking(one, other), last, CONTENT, worth, 0.05, known=False)[0].models[0].model == last
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the policy remembers is on disk a moment later, and a damaged file costs no more than that memory."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -50,6 +51,18 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> 
     assert (tmp_path / "policy.sqlite3.damaged").read_bytes() == content
     again = State(path)
     assert again.load() == {"k": {"x": 1}}
+    await again.close()
+
+
+async def test_what_another_version_kept_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "policy.sqlite3"
+    state = State(path)
+    state.put("k", "x", 1)
+    await state.close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    again = State(path)
+    assert again.load() == {}
     await again.close()
 
 
