@@ -27,9 +27,8 @@ from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.policy.policy import Policy
-from service.policy.values import Outlook
 from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
-from service.routing.choose import fallback_model
+from service.routing.choose import Known, fallback_model, single
 from service.routing.estimate import Asked, Estimated, estimate
 from service.settings import Settings
 from service.spending import Accounts
@@ -113,7 +112,7 @@ class Decider:
         estimated = self._estimate(decision, found, generation)
         timings.estimate = perf_counter() - mark
         mark = perf_counter()
-        decision.plan = self.policy.plan(decision, self._outlook(decision, estimated), generation)
+        decision.plan = self._choose(decision, estimated, generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             decision.fill_token = new_id()
@@ -199,21 +198,25 @@ class Decider:
         decision.estimates = result.estimates
         return result
 
-    def _outlook(self, decision: Decision, result: Estimated) -> Outlook:
+    def _choose(self, decision: Decision, result: Estimated, generation: Generation) -> Plan:
+        """Take the best of what the limits leave, by the policy."""
+        ranking, _ = self.policy.choose(decision, *self._known(decision, result, generation))
+        plan = single(ranking)
+        self.policy.planned(decision, plan, generation)
+        return plan
+
+    def _known(self, decision: Decision, result: Estimated, generation: Generation) -> tuple[Known, Generation, float]:
         """Return what the policy chooses by."""
         reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
         writes = decision.request.route.output_tokens or self.settings.routing.output_tokens
-        return Outlook(
-            result.estimates,
-            decision.prompt.input_tokens + writes,
-            result.confidence,
-            Reason.DEGRADED if decision.degraded else reason,
-        )
+        known = Known(result.estimates, result.confidence, Reason.DEGRADED if decision.degraded else reason)
+        return known, generation, decision.prompt.input_tokens + writes
 
     def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
         """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
-        outlook = self._outlook(decision, self._estimate(decision, found, generation))
-        return self.policy.preview(decision, outlook, generation)
+        result = self._estimate(decision, found, generation)
+        ranking, _ = self.policy.preview(decision, *self._known(decision, result, generation))
+        return single(ranking)
 
     def _record(self, decision: Decision, started: float) -> Decision:
         decision.timings.total = perf_counter() - started

@@ -282,7 +282,7 @@ class Trace:
     `asked` is the request as it came; None: as it is. `rule` names the rules that matched, `arm` "experiment/arm",
     which is only compared with where it is a `shadow`. `propensity`: with which probability the plan's first model was
     taken. `charged`: USD counted against a budget and not yet reported (None: none is). `judged`: whether its quality
-    counts for the arm already.
+    counts for the arm already. `gain`: of a strong model, where a share of these is followed.
     """
 
     asked: Request | None = None
@@ -292,6 +292,7 @@ class Trace:
     propensity: float = 1.0
     charged: float | None = None
     judged: bool = False
+    gain: float | None = None
 
 
 @dataclass(slots=True)

@@ -5,14 +5,14 @@ between experiments. Results are confidence sequences, which may be looked at af
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from service.policy.compiled import BoundExperiment
-from service.policy.sequences import Sequence
+from service.policy.sequences import ConfidenceSequence
 from service.policy_settings import Arm, Experiment
-from service.requests import Plan, Prompt, Request
+from service.requests import Estimate, Prompt, Request
 
 if TYPE_CHECKING:
     import cel
@@ -25,7 +25,7 @@ class ArmResult:
     """What one arm did. Of a shadow arm: how it would have differed, over the decisions it was dealt."""
 
     decisions: int = 0
-    quality: Sequence = field(default_factory=Sequence)
+    quality: ConfidenceSequence = field(default_factory=ConfidenceSequence)
     changed: int = 0
     cost_change_usd: float = 0.0
     quality_change: float = 0.0
@@ -66,24 +66,45 @@ def first_that_fits(
 
 
 class Results:
-    """What all arms did since their experiment began: as long as the state is kept and the experiment's name stays."""
+    """What all arms did since their experiment began: as long as the state is kept and the experiment's name stays.
 
-    def __init__(self) -> None:
-        self.arms: dict[tuple[str, str], ArmResult] = {}
+    Args:
+        experiments: those there are.
+        keep: called with "experiment/arm" and its numbers after every change, to keep them across restarts.
+    """
 
-    def of(self, experiment: str, arm: str) -> ArmResult:
-        """Return the result of an arm."""
-        return self.arms.setdefault((experiment, arm), ArmResult())
+    def __init__(self, experiments: Sequence[Experiment], keep: Callable[[str, list[float]], None]) -> None:
+        self._metric = {one.name: one.metric for one in experiments}
+        self._keep = keep
+        self.arms = {f"{one.name}/{arm.name}": ArmResult() for one in experiments for arm in one.arms}
 
-    def compared(self, experiment: str, arm: str, served: Plan, shadow: Plan) -> None:
-        """Take in what a shadow arm would have done."""
-        result = self.of(experiment, arm)
+    def load(self, kept: Mapping[str, list[float]]) -> None:
+        """Take in what was kept before a restart."""
+        self.arms |= {arm: from_row(row) for arm, row in kept.items() if arm in self.arms}
+
+    def planned(self, arm: str) -> None:
+        """Count a plan made for an arm."""
+        self.arms[arm].decisions += 1
+        self._keep(arm, to_row(self.arms[arm]))
+
+    def judged(self, arm: str, quality: float | None, *, ok: bool) -> bool:
+        """Take in what was reported of an answer; return whether that is what arms are compared by."""
+        value = quality if self._metric.get(arm.partition("/")[0]) == "quality" else float(ok)
+        if value is None or arm not in self.arms:  # of an experiment that is no more
+            return False
+        self.arms[arm].quality.add(value)
+        self._keep(arm, to_row(self.arms[arm]))
+        return True
+
+    def compared(self, arm: str, served: Estimate, shadow: Estimate | None) -> None:
+        """Take in what a shadow arm would have done; None: it would have no model."""
+        result = self.arms[arm]
         result.decisions += 1
-        if served.steps and shadow.steps:
-            one, other = served.steps[0], shadow.steps[0]
-            result.changed += one.model != other.model
-            result.cost_change_usd += other.cost_usd - one.cost_usd
-            result.quality_change += other.quality - one.quality
+        result.changed += shadow is None or served.model != shadow.model
+        if shadow is not None:
+            result.cost_change_usd += shadow.cost_usd - served.cost_usd
+            result.quality_change += shadow.quality - served.quality
+        self._keep(arm, to_row(result))
 
     def bounds(self, experiment: Experiment) -> Mapping[str, tuple[float, float, float]]:
         """Return (low, mean, high) of the reported quality of every arm that serves.
@@ -92,7 +113,7 @@ class Results:
         """
         served = [arm.name for arm in experiment.arms if not arm.shadow]
         alpha = experiment.alpha / max(len(served), 1)
-        return {name: self.of(experiment.name, name).quality.bounds(alpha) for name in served}
+        return {name: self.arms[f"{experiment.name}/{name}"].quality.bounds(alpha) for name in served}
 
     def best(self, experiment: Experiment) -> str:
         """Return the arm that is better than all others, "" while that is not sure: then go on, or stop for good."""
@@ -113,4 +134,4 @@ def to_row(result: ArmResult) -> list[float]:
 def from_row(row: list[float]) -> ArmResult:
     """Return a result from its numbers."""
     decisions, changed, cost_change, quality_change, *state = row
-    return ArmResult(int(decisions), Sequence(tuple(state)), int(changed), cost_change, quality_change)
+    return ArmResult(int(decisions), ConfidenceSequence(tuple(state)), int(changed), cost_change, quality_change)

@@ -10,31 +10,32 @@ with what callers report.
 import time
 from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from index.generation import Generation
 from service.learning.journal import Rating
 from service.policy.asks import ask
-from service.policy.calibrate import gain
 from service.policy.compiled import Compiled, compile_policy
 from service.policy.deployments import Groups, alike, groups_of, spread
-from service.policy.experiments import Results, deal, first_that_fits, fraction, from_row, to_row, unit_of
+from service.policy.experiments import Results, deal, first_that_fits, fraction, unit_of
 from service.policy.exploration import explore
 from service.policy.expressions import context_of
 from service.policy.facts import facts
-from service.policy.goals import Goal, Goals, by_share, weigh
+from service.policy.goals import Goals, by_share, weigh
 from service.policy.health import Health
 from service.policy.pacing import StrongShare
 from service.policy.rules import apply_rules
 from service.policy.sessions import Key, Sessions, Turn, stay
 from service.policy.state import Values
-from service.policy.values import Keep, Outlook
 from service.policy_settings import PolicySettings
 from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Trace
-from service.routing.choose import Ranking, fallback_model, rank, single, utility
+from service.routing.choose import Known, Ranking, fallback_model, rank, utility
 from service.settings import RoutingSettings
 
 _KEPT: Final = 3
+
+Keep = Callable[[str, str, Any], None]
+"""Takes kind, key and value, to keep it across restarts; None: no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Policy:
         self._health = Health(settings.health)
         self._goals = Goals(settings)
         self.sessions = Sessions(settings.session, self._keep_turn)
-        self.results = Results()
+        self.results = Results(settings.experiments, lambda arm, row: self.keep("arm", arm, row))
 
     def prepare(self, generation: Generation) -> None:
         """Get ready for a generation.
@@ -85,9 +86,7 @@ class Policy:
         turns = kept.get("session", {})
         self.sessions.load({_pair(key): Turn(model, at) for key, (model, at) in turns.items()})
         self._goals.load(kept.get("budget", {}))
-        there = {(one.name, arm.name) for one in self._settings.experiments for arm in one.arms}
-        rows = {_pair(key): row for key, row in kept.get("arm", {}).items()}
-        self.results.arms = {pair: from_row(row) for pair, row in rows.items() if pair in there}
+        self.results.load(kept.get("arm", {}))
 
     def admit(self, request: Request, prompt: Prompt, generation: Generation) -> tuple[Request, Trace]:
         """Return what rules and experiment make of a request, before anything is looked up for it. Pure."""
@@ -105,51 +104,80 @@ class Policy:
                     request = ask(request, [bound.asked[arm.name]], overrides=False)
         return request, trace
 
-    def plan(self, decision: Decision, outlook: Outlook, generation: Generation) -> Plan:
-        """Return the plan for a decision; what had a say is added to its notes, and what came of it is remembered."""
+    def choose(
+        self, decision: Decision, known: Known, generation: Generation, tokens: float
+    ) -> tuple[Ranking, RouteOptions]:
+        """Return the feasible models with the one to begin with in front, and limits and weights as they held.
+
+        What had a say is added to the decision's notes. What becomes of the ranking is told with `planned`.
+
+        Args:
+            decision: its request is as rules and experiment would have it.
+            known: of the models, for its prompt.
+            generation: of the decision.
+            tokens: about how many a model would read and write together.
+        """
         ready, request = self._ready[generation.id], decision.request
-        goal = self._goals.of(request.scope)
-        budget = self._goals.budgets.get(goal.key)
+        budget = self._goals.budgets.get(self._goals.of(request.scope).key)
         if budget is not None:
             budget.turn(decision.decided_at)
         if ready.groups:
-            decision.estimates = alike(outlook.estimates, ready.groups)
-            outlook = replace(outlook, estimates=decision.estimates)
-        route, ranking = self._rank(request, outlook, generation, self._avoided(decision))
+            decision.estimates = alike(known.estimates, ready.groups)
+            known = replace(known, estimates=decision.estimates)
+        ranking, route = self._rank(request, known, generation, tokens, self._avoided(decision))
         if not ranking.models:
-            return _impossible(ranking, decision.trace.rule)
+            return _with_rules(ranking, decision.trace.rule), route
         if budget is not None and request.route.willingness_to_pay is None:
             spent, price = budget.state.usd, route.willingness_to_pay
             _note(decision, f"budget: {spent:.2f} USD spent, a point of quality is worth {price:.3g} USD")
         if ranking.reason is not Reason.PINNED:
-            known = outlook.reason is Reason.NEIGHBOURS
-            worth = utility(outlook.estimates, route)
-            ranking = self._choose(decision, ranking, worth, ready, known=known)
+            about = known.reason is Reason.NEIGHBOURS
+            ranking = self._lead(decision, ranking, utility(known.estimates, route), ready, known=about)
         if ready.groups:
             ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
-        self._remember(decision, ranking, ready, goal)
-        plan = single(ranking)
-        if decision.trace.arm:
-            self._dealt(decision, plan, outlook, generation)
-        return plan
+        if decision.trace.shadow:
+            self._shadow(decision, ranking, known, generation, tokens)
+        return ranking, route
 
-    def preview(self, decision: Decision, outlook: Outlook, generation: Generation) -> Plan:
-        """Return the plan that rules, arm, limits and weights make of a request as it came.
+    def preview(
+        self, decision: Decision, known: Known, generation: Generation, tokens: float
+    ) -> tuple[Ranking, RouteOptions]:
+        """Return what `choose` would, for a request as it came, and remember nothing.
 
-        Nothing is remembered and nothing is left to chance: without health, session, exploration and deployments. For
-        Replay, on any thread.
+        Rules, arm, limits, weights and share are applied; health, sessions, exploration and deployments are not. For
+        Replay, on any thread. The arguments are those of `choose`.
         """
         ready = self._ready[generation.id]
         request, trace = self.admit(decision.request, decision.prompt, generation)
         if ready.groups:
-            outlook = replace(outlook, estimates=alike(outlook.estimates, ready.groups))
-        _, ranking = self._rank(request, outlook, generation)
+            known = replace(known, estimates=alike(known.estimates, ready.groups))
+        ranking, route = self._rank(request, known, generation, tokens)
         if not ranking.models:
-            return _impossible(ranking, trace.rule)
+            return _with_rules(ranking, trace.rule), route
         share = self._share(request, ready)
         if share is not None and ranking.reason is not Reason.PINNED:
-            ranking, _ = by_share(ranking, share, ready.compiled.strong)
-        return single(ranking)
+            ranking, _, _ = by_share(ranking, share, ready.compiled.strong)
+        return ranking, route
+
+    def planned(self, decision: Decision, plan: Plan, generation: Generation) -> None:
+        """Let every step know what was planned in the end."""
+        if not plan.steps:
+            return
+        first, scope, trace = plan.steps[0], decision.request.scope, decision.trace
+        ready = self._ready[generation.id]
+        if self._health.chosen(scope, first.model, time.monotonic()):
+            _note(decision, f"health: {first.model} is tried again")
+        if trace.gain is not None and (share := self._share(decision.request, ready)):
+            share.follow(trace.gain, strong=first.model in ready.compiled.strong)
+        if plan.reason is not Reason.PINNED and (key := self._conversation(decision)):
+            self.sessions.put(key, first.model, decision.decided_at)
+        goal = self._goals.of(scope)
+        if budget := self._goals.budgets.get(goal.key):
+            budget.spend(first.cost_usd, decision.decided_at)
+            trace.charged = first.cost_usd
+            self.keep("budget", goal.key, astuple(budget.state))
+        if trace.arm and not trace.shadow:
+            self.results.planned(trace.arm)
 
     def like(self, other: "Policy") -> None:
         """Take over what another one spent."""
@@ -171,7 +199,7 @@ class Policy:
             trace.charged = 0.0
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow and not trace.judged:
-            self._judge(trace, rating)
+            trace.judged = self.results.judged(trace.arm, rating.quality, ok=outcome is Outcome.OK)
         # The answer came from a later, dearer step: the conversation has shown that it needs it.
         dearer = step is not None and step.cost_usd > plan.steps[0].cost_usd
         if dearer and outcome is Outcome.OK and (key := self._conversation(decision)):
@@ -192,23 +220,20 @@ class Policy:
         return avoided
 
     def _rank(
-        self, request: Request, outlook: Outlook, generation: Generation, avoid: Collection[str] = ()
-    ) -> tuple[RouteOptions, Ranking]:
-        """Return limits and weights as they hold, and the models that keep them, best first."""
+        self, request: Request, known: Known, generation: Generation, tokens: float, avoid: Collection[str] = ()
+    ) -> tuple[Ranking, RouteOptions]:
         goal = self._goals.of(request.scope)
         route = weigh(request.route, goal, self._goals.budgets.get(goal.key))
-        followed = goal.followed and request.route.willingness_to_pay is None
-        return route, rank(
-            outlook.estimates,
+        ranking = rank(
+            known,
             route,
             generation.catalogue,
-            tokens=outlook.tokens,
+            tokens=tokens,
             fallback=self._ready[generation.id].fallback,
-            confidence=outlook.confidence,
-            reason=outlook.reason,
             avoid=avoid,
-            bound=not followed,
+            bound=not goal.followed or request.route.willingness_to_pay is not None,
         )
+        return ranking, route
 
     def _share(self, request: Request, ready: Ready) -> StrongShare | None:
         """Return the share to follow, unless the request has a price of its own."""
@@ -216,12 +241,12 @@ class Policy:
             return None
         return ready.shares.get(self._goals.of(request.scope).key)
 
-    def _choose(
+    def _lead(
         self, decision: Decision, ranking: Ranking, worth: Callable[[Estimate], float], ready: Ready, *, known: bool
     ) -> Ranking:
         """Return the ranking with the model to begin with in front: by share, session and exploration."""
         if share := self._share(decision.request, ready):
-            ranking, why = by_share(ranking, share, ready.compiled.strong)
+            ranking, decision.trace.gain, why = by_share(ranking, share, ready.compiled.strong)
             _note(decision, why)
         key = self._conversation(decision)
         last = self.sessions.get(key, decision.decided_at) if key else None
@@ -238,66 +263,32 @@ class Policy:
             ranking = ranking.led_by(model)
         return ranking
 
-    def _remember(self, decision: Decision, ranking: Ranking, ready: Ready, goal: Goal) -> None:
-        """Let every step know what was decided in the end."""
-        first, scope = ranking.models[0], decision.request.scope
-        if self._health.chosen(scope, first.model, time.monotonic()):
-            _note(decision, f"health: {first.model} is tried again")
-        if ranking.reason is Reason.PINNED:
-            key = None
-        else:
-            key = self._conversation(decision)
-            if share := self._share(decision.request, ready):
-                strong = ready.compiled.strong
-                share.follow(gain(ranking.models, strong), strong=first.model in strong)
-        if key:
-            self.sessions.put(key, first.model, decision.decided_at)
-        if budget := self._goals.budgets.get(goal.key):
-            budget.spend(first.cost_usd, decision.decided_at)
-            decision.trace.charged = first.cost_usd
-            self.keep("budget", goal.key, astuple(budget.state))
-
     def _conversation(self, decision: Decision) -> Key | None:
         request = decision.request
         named = request.conversation_id and self._settings.session.enabled
         return (request.scope, request.conversation_id) if named else None
 
-    def _dealt(self, decision: Decision, plan: Plan, outlook: Outlook, generation: Generation) -> None:
-        """Count a plan for its arm; of a shadow arm, see what it would have done."""
+    def _shadow(
+        self, decision: Decision, ranking: Ranking, known: Known, generation: Generation, tokens: float
+    ) -> None:
+        """See what a shadow arm would have done."""
         name, _, arm = decision.trace.arm.partition("/")
-        if decision.trace.shadow:
-            experiments = self._ready[generation.id].compiled.experiments
-            asked = next(bound.asked[arm] for bound in experiments if bound.experiment.name == name)
-            wished = ask(decision.request, [asked], overrides=False)
-            shadow = single(self._rank(wished, outlook, generation)[1])
-            self.results.compared(name, arm, plan, shadow)
-            would = shadow.steps[0].model if shadow.steps else "no model"
-            _note(decision, f"experiment: shadow arm {decision.trace.arm} would take {would}")
-        else:
-            self.results.of(name, arm).decisions += 1
-        self._keep_arm(name, arm)
-
-    def _judge(self, trace: Trace, rating: Rating) -> None:
-        """Count what was reported for the arm."""
-        name, _, arm = trace.arm.partition("/")
-        metric = next((e.metric for e in self._settings.experiments if e.name == name), "quality")
-        value = rating.quality if metric == "quality" else float(rating.outcome is Outcome.OK)
-        if value is not None:
-            trace.judged = True
-            self.results.of(name, arm).quality.add(value)
-            self._keep_arm(name, arm)
-
-    def _keep_arm(self, experiment: str, arm: str) -> None:
-        self.keep("arm", f"{experiment}\0{arm}", to_row(self.results.of(experiment, arm)))
+        experiments = self._ready[generation.id].compiled.experiments
+        asked = next(bound.asked[arm] for bound in experiments if bound.experiment.name == name)
+        other, _ = self._rank(ask(decision.request, [asked], overrides=False), known, generation, tokens)
+        would = other.models[0] if other.models else None
+        self.results.compared(decision.trace.arm, ranking.models[0], would)
+        named = would.model if would is not None else "no model"
+        _note(decision, f"experiment: shadow arm {decision.trace.arm} would take {named}")
 
     def _keep_turn(self, key: Key, turn: Turn | None) -> None:
         self.keep("session", "\0".join(key), None if turn is None else (turn.model, turn.at))
 
 
-def _impossible(ranking: Ranking, rule: str) -> Plan:
-    """Return a plan without steps that says which limits to relax, and whose they are."""
+def _with_rules(ranking: Ranking, rule: str) -> Ranking:
+    """Return an empty ranking that says whose limits these are."""
     ours = (f"some of these limits are those of the rules in force: {rule}",) if rule else ()
-    return Plan((), 0.0, ranking.reason, ranking.infeasible + ours)
+    return replace(ranking, infeasible=ranking.infeasible + ours)
 
 
 def _note(decision: Decision, note: str) -> None:

@@ -53,7 +53,7 @@ class _Arms(Collector):
         for experiment in self._experiments:
             winner = results.best(experiment)
             for arm in experiment.arms:
-                at, result = [experiment.name, arm.name], results.of(experiment.name, arm.name)
+                at, result = [experiment.name, arm.name], results.arms[f"{experiment.name}/{arm.name}"]
                 decisions.add_metric(at, result.decisions)
                 if arm.shadow:
                     changed.add_metric(at, result.changed)

@@ -14,7 +14,7 @@ _LARGEST_BET: Final = 0.5
 _STATE: Final = 6
 
 
-class Sequence:
+class ConfidenceSequence:
     """The running state.
 
     Args:

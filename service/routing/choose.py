@@ -21,6 +21,18 @@ _Worth = Callable[[Estimate], tuple[float, float, str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Estimates, one for each model of the catalogue in its order, and how sure they are (0 to 1).
+
+    `reason`: NEIGHBOURS, or FALLBACK or DEGRADED where nothing is known of the prompt.
+    """
+
+    estimates: Sequence[Estimate]
+    confidence: float
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The feasible models, best first; without any, `infeasible` says which limits left none.
 
@@ -53,37 +65,32 @@ def choose(
     reason: Reason,
 ) -> Plan:
     """Return the plan without a policy: `rank`, then `single`; the arguments are theirs."""
-    tokens = input_tokens + output_tokens
-    return single(
-        rank(estimates, route, catalogue, tokens=tokens, fallback=fallback, confidence=confidence, reason=reason)
-    )
+    tokens, known = input_tokens + output_tokens, Known(estimates, confidence, reason)
+    return single(rank(known, route, catalogue, tokens=tokens, fallback=fallback))
 
 
 def rank(
-    estimates: Sequence[Estimate],
+    known: Known,
     route: RouteOptions,
     catalogue: Catalogue,
     *,
     tokens: float,
     fallback: str,
-    confidence: float,
-    reason: Reason,
     avoid: Collection[str] = (),
     bound: bool = True,
 ) -> Ranking:
     """Return the models that keep all limits, in the order in which they are worth calling.
 
     Args:
-        estimates: one for each model of the catalogue, in its order.
+        known: of the models.
         route: limits and weights.
         catalogue: the models.
         tokens: about how many the model would read and write together.
         fallback: the model that others must be better than beyond doubt.
-        confidence: of the estimates, 0 to 1.
-        reason: NEIGHBOURS, FALLBACK or DEGRADED.
         avoid: models in bad health; they are feasible only where no other is.
-        bound: whether the fallback is taken unless `reason` is NEIGHBOURS, whatever it is worth.
+        bound: whether the fallback is taken where nothing is known of the prompt, whatever it is worth.
     """
+    estimates, confidence, reason = known.estimates, known.confidence, known.reason
     feasible = _feasible(estimates, route, catalogue, tokens)
     if not feasible:
         return Ranking((), 0.0, Reason.CONSTRAINED, _what_to_relax(estimates, route, catalogue, tokens))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.policy.experiments import Results, deal, fraction, from_row, to_row, unit_of
-from service.policy.sequences import Sequence
+from service.policy.experiments import Results, deal, fraction, unit_of
+from service.policy.sequences import ConfidenceSequence
 from service.policy_settings import Arm, Experiment
 from service.requests import Prompt, RouteOptions
 from tests.policy.kit import problems, request
@@ -67,7 +67,7 @@ def test_a_request_is_dealt_by_unit_then_conversation_then_id_then_prompt() -> N
 def test_bounds_hold_at_every_look(mean: float) -> None:
     misses = 0
     for seed in range(60):
-        rng, sequence = random.Random(seed), Sequence()
+        rng, sequence = random.Random(seed), ConfidenceSequence()
         ever = False
         for _ in range(600):
             sequence.add(float(rng.random() < mean))
@@ -79,20 +79,20 @@ def test_bounds_hold_at_every_look(mean: float) -> None:
 
 @given(st.lists(st.floats(0, 1), max_size=200), st.floats(0.001, 0.5))
 def test_bounds_are_around_the_values_and_narrow(values: list[float], alpha: float) -> None:
-    sequence = Sequence()
+    sequence = ConfidenceSequence()
     for value in values:
         sequence.add(value)
     low, mean, high = sequence.bounds(alpha)
     assert 0 <= low <= high <= 1
     assert mean == pytest.approx(sum(values) / max(len(values), 1))
-    assert Sequence(sequence.state).bounds(alpha) == (low, mean, high)
+    assert ConfidenceSequence(sequence.state).bounds(alpha) == (low, mean, high)
     wider = sequence.bounds(alpha / 2)
     assert wider[0] <= low
     assert wider[2] >= high
 
 
 def test_bounds_close_in_on_the_mean() -> None:
-    rng, sequence = random.Random(1), Sequence()
+    rng, sequence = random.Random(1), ConfidenceSequence()
     for _ in range(5_000):
         sequence.add(min(max(rng.gauss(0.7, 0.1), 0), 1))
     low, mean, high = sequence.bounds(0.05)
@@ -100,35 +100,41 @@ def test_bounds_close_in_on_the_mean() -> None:
     assert high - low < 0.03
 
 
+def results_of(one: Experiment) -> Results:
+    return Results([one], lambda *_: None)
+
+
 def reported(results: Results, one: Experiment, rates: list[float], reports: int, seed: int) -> list[str]:
     """Report so many outcomes for each arm; return who is called best, asked after every round."""
     rng, best = random.Random(seed), []
     for _ in range(reports):
         for arm, rate in zip(one.arms, rates, strict=True):
-            results.of(one.name, arm.name).quality.add(float(rng.random() < rate))
+            results.judged(f"{one.name}/{arm.name}", float(rng.random() < rate), ok=True)
         best.append(results.best(one))
     return best
 
 
 def test_a_better_arm_is_called_so_in_the_end_and_equal_ones_never() -> None:
     one = experiment(0.5, 0.5)
-    assert reported(Results(), one, [0.5, 0.7], 2_000, 1)[-1] == "arm 1"
+    assert reported(results_of(one), one, [0.5, 0.7], 2_000, 1)[-1] == "arm 1"
     for seed in range(20):
-        assert set(reported(Results(), one, [0.6, 0.6], 500, seed)) == {""}
+        assert set(reported(results_of(one), one, [0.6, 0.6], 500, seed)) == {""}
 
 
 def test_an_experiment_of_one_arm_has_no_best() -> None:
-    assert Results().best(experiment(0.5)) == ""
+    assert results_of(experiment(0.5)).best(experiment(0.5)) == ""
 
 
 def test_results_are_kept_and_go_on() -> None:
-    results, one = Results(), experiment(0.5, 0.5)
+    one, kept = experiment(0.5, 0.5), dict[str, list[float]]()
+    results = Results([one], kept.__setitem__)
     reported(results, one, [0.2, 0.9], 50, 3)
-    result = results.of("test", "arm 0")
-    result.decisions, result.changed, result.cost_change_usd = 7, 5, -0.25
-    again = from_row(to_row(result))
-    assert to_row(again) == to_row(result)
-    assert again.quality.bounds(0.05) == result.quality.bounds(0.05)
+    results.planned("test/arm 0")
+    again = results_of(one)
+    again.load({**kept, "test/removed": [], "other/arm 0": []})
+    assert again.arms.keys() == results.arms.keys()
+    assert again.arms["test/arm 0"].decisions == 1
+    assert again.bounds(one) == results.bounds(one)
 
 
 @pytest.mark.parametrize(

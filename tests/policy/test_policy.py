@@ -8,8 +8,8 @@ import pytest
 from waypost.v1 import admin_pb2, types_pb2
 
 from service.errors import PreconditionFailed
-from service.policy.values import Outlook
 from service.requests import Reason
+from service.routing.choose import Known
 from tests.policy.kit import TIERED
 from tests.service.kit import REFERENCES, Service, build, running
 
@@ -204,7 +204,7 @@ async def test_arms_are_dealt_by_unit_and_do_what_they_ask(root: Path) -> None:
         assert pinned.explanation.experiment_arm == ""
         results = service.runtime.decider.policy.results
         experiment = service.runtime.settings.policy.experiments[0]
-        good, bad = results.of("price", "as is"), results.of("price", "frugal")
+        good, bad = results.arms["price/as is"], results.arms["price/frugal"]
         assert good.decisions + bad.decisions == 200
         assert good.quality.count + bad.quality.count == 100
         assert results.bounds(experiment)["as is"][1] == pytest.approx(0.9)
@@ -218,7 +218,7 @@ async def test_a_shadow_arm_is_decided_but_not_served(root: Path) -> None:
         assert decision.plan.steps[0].model == "large-1"
         assert decision.explanation.experiment_arm == "try/frugal"
         assert "shadow arm try/frugal would take small-1" in decision.explanation.notes[-1].note
-        result = service.runtime.decider.policy.results.of("try", "frugal")
+        result = service.runtime.decider.policy.results.arms["try/frugal"]
         assert (result.decisions, result.changed) == (1, 1)
         assert result.cost_change_usd < 0
 
@@ -230,7 +230,7 @@ async def test_arms_can_be_compared_by_outcomes_too(root: Path) -> None:
             decision = await service.decide(EASY, cache=BYPASS)
             for _ in range(2):
                 await service.report(decision, fill_token="", outcome=outcome)
-        result = service.runtime.decider.policy.results.of("e", "a")
+        result = service.runtime.decider.policy.results.arms["e/a"]
         assert (result.quality.count, result.quality.mean) == (2, 0.5)
 
 
@@ -314,10 +314,10 @@ async def test_a_replay_goes_by_the_policy_and_leaves_nothing_behind(root: Path)
         for decision in list(service.runtime.decider.log._decisions.values()):
             asked = decision.trace.asked
             assert asked is not None
-            outlook = Outlook(decision.estimates, 100.0, 0.5, Reason.NEIGHBOURS)
+            known = Known(decision.estimates, 0.5, Reason.NEIGHBOURS)
             copy = replace(decision, request=asked)
-            again.append(service.runtime.decider.policy.preview(copy, outlook, generation))
-            assert again[-1] == service.runtime.decider.policy.preview(copy, outlook, generation)
+            again.append(service.runtime.decider.policy.preview(copy, known, generation, 100.0)[0])
+            assert again[-1] == service.runtime.decider.policy.preview(copy, known, generation, 100.0)[0]
         assert remembered(service) == before
-        assert [plan.steps[0].model for plan in again][:2] == ["large-1", "medium-1"]
+        assert [ranking.models[0].model for ranking in again][:2] == ["large-1", "medium-1"]
         assert again[0].reason is Reason.PINNED
