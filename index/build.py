@@ -7,7 +7,7 @@ there. It never serves and never reads settings.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,13 @@ from index.generation import (
 )
 from index.records import Reference
 from index.references import write_references
-from index.text import canonical, content_hash
+from index.text import canonical, content_hash, digest
 from index.vectors import Partition, Vectors
+
+# Fewer references are fitted in well under a second.
+_LEAST_KEPT: Final = 2_000
+# Of references, counting a changed one twice: as it was and as it is.
+_MOST_CHANGED: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,15 @@ def build_index(
     previous = _previous(output, encoder.digest)
     vectors, embedded, truncated = _embed(texts, hashes, encoder, previous, progress)
     labels = score_matrix(references, catalogue), cost_matrix(references, catalogue)
-    estimator = fit(vectors, texts, *labels, progress=fitting)
+    rows = _fingerprints(hashes, *labels, catalogue)
+    kept = _kept(rows, previous)
+    estimator, fitted = kept or (fit(vectors, texts, *labels, progress=fitting), rows)
     with staging(output) as folder:
-        names = ["references.jsonl", "models.toml", "estimator.npz", "hashes.npy", "vectors.npy"]
+        names = ["references.jsonl", "models.toml", "estimator.npz", "fitted.npy", "hashes.npy", "vectors.npy"]
         write_references(folder / "references.jsonl", references)
         (folder / "models.toml").write_text(catalogue.text, encoding="utf-8")
         estimator.save(folder / "estimator.npz")
+        np.save(folder / "fitted.npy", fitted)
         np.save(folder / "hashes.npy", hashes)
         np.save(folder / "vectors.npy", vectors)
         if needs_graph(len(vectors)):
@@ -99,6 +107,28 @@ def build_index(
         )
     set_current(output, generation)
     return BuildReport(generation, len(references), embedded, truncated, estimator)
+
+
+def _fingerprints(
+    hashes: NDArray[np.uint8], scores: NDArray[np.float32], costs: NDArray[np.float32], catalogue: Catalogue
+) -> NDArray[np.uint64]:
+    """Return a number for each reference that another text, label or catalogue would change."""
+    models = digest(catalogue.ids, 16)
+    rows = zip(map(bytes, hashes), map(bytes, scores), map(bytes, costs), strict=True)
+    return np.frombuffer(b"".join(digest((models, *row), 8) for row in rows), np.uint64)
+
+
+def _kept(rows: NDArray[np.uint64], previous: Path | None) -> tuple[Estimator, NDArray[np.uint64]] | None:
+    """Return the previous estimator and what it was fitted on, if little has changed since; else None.
+
+    New references are neighbours at once; a fit that knew them as well would differ by less than its own uncertainty.
+    """
+    if previous is None or len(rows) < _LEAST_KEPT:
+        return None
+    fitted = np.load(previous / "fitted.npy", allow_pickle=False)
+    if len(np.setxor1d(fitted, rows)) > _MOST_CHANGED * len(fitted):
+        return None
+    return Estimator.load(previous / "estimator.npz"), fitted
 
 
 def _calibration(estimator: Estimator) -> dict[str, Any]:

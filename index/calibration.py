@@ -117,8 +117,7 @@ def weighted(values: Floats, level: float, contrast: float) -> Floats:
 def _quadratic(u: Floats) -> Floats:
     """Return 1, both columns, their squares and their product for (n, 2), each limited to a normal range: (n, 6)."""
     u = np.minimum(np.maximum(u, -_BEND_REACH), _BEND_REACH)
-    first, second = u[:, 0], u[:, 1]
-    return np.stack((np.ones_like(first), first, second, first * first, second * second, first * second), axis=1)
+    return np.concatenate((np.ones_like(u[:, :1]), u, u * u, u[:, :1] * u[:, 1:]), axis=1)
 
 
 def _calibration(expected: Floats, scores: Floats) -> tuple[Floats, Floats]:

@@ -92,7 +92,8 @@ class Estimator:
     An output is a model's quality or, after all of these, its cost; where no reference knows a cost there are only m.
     `head` holds a weight for every feature (embedding, surface) and output, with the stack's weights already in it.
     `stack` is what remains of the stack: the weights of the neighbourhood's mean over the models, and of the
-    differences of the models from it. `reliability` has a row (expected, actual, rows) for each bin of qualities.
+    differences of the models from it. `same` says how much a reference that is nearly the prompt itself is believed.
+    `reliability` has a row (expected, actual, rows) for each bin of qualities.
     """
 
     mean: Floats  # (m,) of quality
@@ -104,6 +105,7 @@ class Estimator:
     head: Floats  # (d + SURFACE, outputs)
     surface_range: Floats  # (2, SURFACE)
     stack: Floats  # (2,)
+    same: Floats  # () from 0 to 1
     familiar: Floats  # (quantiles,) similarity of references to their nearest, rising; none where there are too few
     reliability: Floats  # (bins, 3)
     correction: Correction
@@ -127,18 +129,18 @@ class Estimator:
         shown[[not text for text in texts]] = self.surface_range.mean(axis=0)
         raw = np.concatenate((vectors, shown), axis=1) @ self.head + self.offset
         known, residuals = known_residuals(near, self.mean)
-        local, error = _mean_and_error(residuals, known, self.variance)
-        _, gain_error = _mean_and_error(
-            residuals - residuals[:, :, base, None],
-            known * (known[:, :, base, None] > 0),
-            self.gain_variance[base],
+        # Residuals and their differences to the base are looked at together: small arrays cost by the call.
+        means, errors = _mean_and_error(
+            np.concatenate((residuals, residuals - residuals[:, :, base, None]), axis=2),
+            np.concatenate((known, known * (known[:, :, base, None] > 0)), axis=2),
+            np.concatenate((self.variance, self.gain_variance[base])),
         )
+        local, error, gain_error = means[:, :m], errors[:, :m], errors[:, m:]
         quality = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
-        if len(near.similarities[0]) and (near.similarities[:, 0] > _SAME).any():
-            same = known * np.maximum((near.similarities - _SAME) / (1 - _SAME), 0)[:, :, None]
-            whole = 1 + same.sum(axis=1)
-            quality = (quality + (same * (residuals + self.mean)).sum(axis=1)) / whole
-            error, gain_error = error / whole, gain_error / whole
+        if any_same(near):
+            pull, doubt = pull_of_same(quality - self.mean, residuals, known, near.similarities)
+            quality = quality + self.same * pull
+            error, gain_error = (one * (1 - self.same + self.same * doubt) for one in (error, gain_error))
         cost = np.full_like(quality, np.nan)
         if len(self.cost_scale):
             cost = np.expm1(np.maximum(raw[:, m:], 0)) * self.cost_scale
@@ -186,6 +188,7 @@ class Estimator:
             (self.head, (len(self.head), outputs)),
             (self.surface_range, (2, SURFACE)),
             (self.stack, (2,)),
+            (self.same, ()),
             (self.reliability, (len(self.reliability), 3)),
             (correction.basis, (m, 2)),
             (correction.bend, (TERMS, m)),
@@ -222,14 +225,33 @@ def neighbourhood(near: Neighbours, mean: Floats, variance: Floats) -> Floats:
 
 def stacked_neighbours(local: Floats, stack: Floats) -> Floats:
     """Return what neighbourhoods' means (b, m) add to the expected residuals."""
-    level = local.mean(axis=1, keepdims=True)
+    level = local.sum(axis=1, keepdims=True) / np.float32(local.shape[1])
     return np.asarray(stack[0] * level + stack[1] * (local - level))
+
+
+def any_same(near: Neighbours) -> bool:
+    """Return whether a neighbour of any prompt counts as the same prompt."""
+    return bool((near.similarities[:, :1] > _SAME).any())
+
+
+def pull_of_same(expected: Floats, residuals: Floats, known: Floats, similarities: Floats) -> tuple[Floats, Floats]:
+    """Return what references to the same prompt add to expected residuals, and how much of the error they leave.
+
+    Args:
+        expected: shape (b, m).
+        residuals: of the neighbours, shape (b, k, m).
+        known: how much each counts, shape (b, k, m).
+        similarities: shape (b, k).
+    """
+    same = known * np.maximum((similarities - _SAME) / (1 - _SAME), 0)[:, :, None]
+    count = same.sum(axis=1)
+    return ((same * residuals).sum(axis=1) - count * expected) / (1 + count), 1 / (1 + count)
 
 
 def closeness(similarities: Floats) -> Floats:
     """Return the mean cosine to the nearest few, shape (b,); -1 where there are none."""
     near = np.maximum(similarities[:, :_FAMILIAR_NEIGHBOURS], -1)
-    return near.mean(axis=1) if near.shape[1] else np.full(len(near), -1, np.float32)
+    return near.sum(axis=1) / np.float32(near.shape[1]) if near.shape[1] else np.full(len(near), -1, np.float32)
 
 
 def _mean_and_error(values: Floats, known: Floats, variance: Floats) -> tuple[Floats, Floats]:

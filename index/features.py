@@ -8,6 +8,7 @@ Hashed words and pairs of words were tried as well: with a sentence embedding be
 prediction's time and made it no better (MMLU and GSM8K of RouteLLM, ARC and Winogrande of RouterBench).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,24 +20,8 @@ Floats = NDArray[np.float32]
 # The encoder's window ends near 1,000 characters; what comes later speaks through the length alone.
 _READ: Final = 2_000
 
-_MARKS: Final = tuple(
-    f" {word} ".encode()
-    for word in (
-        "what",
-        "which",
-        "how",
-        "why",
-        "who",
-        "when",
-        "where",
-        "not",
-        "except",
-        "if",
-        "true",
-        "best",
-        "explain",
-    )
-)
+_MARKS: Final = tuple(b"what which how why who when where not except if true best explain".split())
+_MARK: Final = re.compile(rb"(?<= )(?:%b)(?= )" % b"|".join(_MARKS))
 
 # Bytes by kind. Beyond ASCII a lead byte of UTF-8 tells the script; continuation bytes are kind 0 and not counted.
 _KINDS: Final = (
@@ -61,9 +46,9 @@ _KINDS: Final = (
     bytes(range(0xE3, 0xF0)),  # Chinese, Japanese, Korean
     bytes(range(0xF0, 0xF8)),  # emoji
 )
-_KIND_OF: Final = np.zeros(256, np.intp)
-for _kind, _bytes in enumerate(_KINDS, start=1):
-    _KIND_OF[list(_bytes)] = _kind
+_KIND_OF: Final = bytes(
+    next((kind for kind, members in enumerate(_KINDS, start=1) if byte in members), 0) for byte in range(256)
+)
 
 _COUNTS: Final = len(_KINDS) + 2
 SURFACE: Final = _COUNTS + len(_MARKS)
@@ -78,9 +63,10 @@ def surface(texts: Sequence[str]) -> Floats:
     found = np.zeros((len(texts), SURFACE), np.float32)
     for row, text in zip(found, texts, strict=True):
         raw = text[:_READ].encode("utf-8", "replace")
-        row[: len(_KINDS)] = np.bincount(_KIND_OF[np.frombuffer(raw, np.uint8)], minlength=len(_KINDS) + 1)[1:]
+        kinds = np.frombuffer(raw.translate(_KIND_OF), np.uint8)
+        row[: len(_KINDS)] = np.bincount(kinds, minlength=len(_KINDS) + 1)[1:]
         row[len(_KINDS) : _COUNTS] = len(text), text.count("```")
-        lower = b" " + raw.lower()
-        row[_COUNTS:] = [mark in lower for mark in _MARKS]
+        marks = set(_MARK.findall(b" " + raw.lower()))
+        row[_COUNTS:] = [mark in marks for mark in _MARKS]
     np.log1p(found[:, :_COUNTS], out=found[:, :_COUNTS])
     return found

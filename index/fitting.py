@@ -13,7 +13,17 @@ from typing import Final
 import numpy as np
 
 from index.calibration import learn_correction, reliability_table, weighted
-from index.estimator import NEIGHBOURS, Estimator, Ints, Neighbours, closeness, neighbourhood
+from index.estimator import (
+    NEIGHBOURS,
+    Estimator,
+    Ints,
+    Neighbours,
+    any_same,
+    closeness,
+    known_residuals,
+    neighbourhood,
+    pull_of_same,
+)
 from index.features import SURFACE, surface
 from index.ridge import SMALL, Doubles, Floats, contrasts, levels, ridge
 
@@ -23,6 +33,7 @@ _STACK_ROWS: Final = 20.0  # as many references that say "every prompt is alike"
 _SEARCH_CHUNK: Final = 64
 _QUANTILES: Final = np.linspace(0, 1, 101)
 _UNKNOWN_VARIANCE: Final = 0.25  # the most that a score of 0 to 1 can have
+_SAME_PRIOR: Final = 1.0  # as much evidence (of points of quality, squared) that it is believed in full
 _SWEEPS: Final = 200
 _FOLDS: Final = 5
 _SURFACE_SHARE: Final = 0.3
@@ -69,9 +80,12 @@ def fit(
     expected, weights = ridge(x, scores[sample] - mean, compare=scores.shape[1] > 1)
     stacked = sample[:_STACK_SAMPLE]
     rows, similarities = _leave_one_out(vectors, stacked, progress)
-    local = neighbourhood(Neighbours.gather(rows, similarities, scores), mean, variance)
+    near = Neighbours.gather(rows, similarities, scores)
+    local = neighbourhood(near, mean, variance)
     parts = (expected[: len(stacked)], local)
     level, contrast = _stack(parts, scores[stacked] - mean)
+    together = _together(parts, level, contrast)
+    correction = learn_correction(together, scores[stacked], mean)
     cost_mean, cost_scale, cost_offset, cost_weights = _cost_head(x, costs, sample)
     head, offset = design.fold(np.concatenate((weighted(weights, level[0], contrast[0]), cost_weights), axis=1))
     offset[len(mean) :] += cost_offset
@@ -85,9 +99,10 @@ def fit(
         head=head,
         surface_range=design.surface_range,
         stack=np.array((level[1], contrast[1]), np.float32),
+        same=_trust_in_same(near, correction.quality(together, mean) - mean, scores[stacked] - mean, mean),
         familiar=_quantiles(closeness(similarities)),
         reliability=_reliability(parts, scores[stacked], mean),
-        correction=learn_correction(_together(parts, level, contrast), scores[stacked], mean),
+        correction=correction,
     )
 
 
@@ -172,6 +187,22 @@ def _together(parts: Sequence[Floats], level: Doubles, contrast: Doubles) -> Flo
     """Return the learners' predictions (n, m) under their weights as one."""
     both = [weighted(part, a, b) for part, a, b in zip(parts, level, contrast, strict=True)]
     return np.asarray(np.sum(both, axis=0), np.float32)
+
+
+def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats, mean: Floats) -> Floats:
+    """Return how much a reference that is nearly the prompt itself is believed, 0 to 1: by what it would have helped.
+
+    Where prompts that look the same do not fare the same, as in pairs that differ by the one word that matters, not at
+    all; without such pairs, in full.
+    """
+    if not any_same(near):
+        return np.ones((), np.float32)
+    known, residuals = known_residuals(near, mean)
+    pull = pull_of_same(expected, residuals, known, near.similarities)[0]
+    missing = np.where(np.isnan(targets), 0, targets - expected)
+    pull = np.where(np.isnan(targets), 0, pull)
+    trust = (float((missing * pull).sum()) + _SAME_PRIOR) / (float((pull * pull).sum()) + _SAME_PRIOR)
+    return np.asarray(np.clip(trust, 0, 1), np.float32)
 
 
 def _reliability(parts: Sequence[Floats], scores: Floats, mean: Floats) -> Floats:

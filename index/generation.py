@@ -11,6 +11,7 @@ checked against the manifest before it is used. Written by `index.build`, read b
         ├── models.toml             the catalogue it was built with
         ├── references.jsonl        the references, in the order of the vectors' rows
         ├── estimator.npz           quality and cost of every model, as learned from all of these
+        ├── fitted.npy              (n,) uint64: a fingerprint of every reference the estimator was fitted on
         ├── hashes.npy  vectors.npy content hash (n, 16) uint8 and embedding (n, d) float32 of every prompt
         └── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
 """

@@ -56,6 +56,7 @@ class Decider:
     journal: Journal | None = None
     accounts: Accounts | None = None
     policy: Policy = field(init=False)
+    _base: tuple[Generation, int] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.policy = Policy(self.settings.policy, self.settings.routing)
@@ -176,7 +177,10 @@ class Decider:
 
     def base(self, generation: Generation) -> int:
         """Return the fallback's column: what gains are compared with."""
-        return generation.catalogue.ids.index(fallback_model(generation, self.settings.routing.fallback))
+        if self._base is None or self._base[0] is not generation:
+            fallback = fallback_model(generation, self.settings.routing.fallback)
+            self._base = generation, generation.catalogue.ids.index(fallback)
+        return self._base[1]
 
     def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Estimated:
         """Let live references join in; keep what was expected for the explanation."""

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from index.calibration import reliability_table
 from service.evaluation import metrics
 from service.evaluation.answers import Answered
 from service.evaluation.data import Rows
@@ -34,7 +35,8 @@ class Part:
 
     `policies` and `models` hold figures by name; `seeds` the router's own for every seed; `intervals` their 95 %
     bounds. `curves` are (cost USD, quality) points, `share_curves` (share of strong calls, gap recovered).
-    `confusion` counts [label][chosen], averaged over seeds.
+    `confusion` counts [label][chosen], averaged over seeds. `reliability` holds, for each bin of the chosen model's
+    expected quality, (expected, actual, share of the rows).
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Part:
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     share_curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     confusion: dict[str, dict[str, float]] = field(default_factory=dict)
+    reliability: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,7 @@ def measure(trials: Sequence[Trial], seed: int, times: int) -> Part:
         curves=_curves(seen),
         share_curves=_share_curves(seen) if two else {},
         confusion=_confusion(trials) if rows.kind == "labels" else {},
+        reliability=_reliability(trials),
     )
 
 
@@ -153,17 +157,31 @@ def _label_figures(policy: Policy, rows: Rows, weights: Floats) -> Figures:
 
 def _own(one: _Measured, weights: Floats) -> Figures:
     """Return what only the router has: calibration of the chosen model's estimate, and the share of fallbacks."""
-    rows, answered = one.trial.rows, one.trial.answered
+    answered = one.trial.answered
     named = answered.chosen >= 0
-    at = np.maximum(answered.chosen, 0)[:, None]
-    expected = np.take_along_axis(answered.quality, at, axis=1)[:, 0]
-    actual = np.take_along_axis(rows.quality, at, axis=1)[:, 0]
+    expected, actual = _of_chosen(one.trial)
     error = metrics.calibration_error(expected, actual, weights * named) if named.any() else float("nan")
     return {
         "calibration_error": error,
         "fallback_share": float(metrics.mean(answered.fallback.astype(np.float64), weights)),
         "no_plan_share": float(metrics.mean((~named).astype(np.float64), weights)),
     }
+
+
+def _of_chosen(trial: Trial) -> tuple[Floats, Floats]:
+    """Return expected and actual quality of the chosen model; where none was, of the first."""
+    at = np.maximum(trial.answered.chosen, 0)[:, None]
+    both = (np.take_along_axis(quality, at, axis=1)[:, 0] for quality in (trial.answered.quality, trial.rows.quality))
+    expected, actual = both
+    return expected, actual
+
+
+def _reliability(trials: Sequence[Trial]) -> list[tuple[float, float, float]]:
+    """Return (expected, actual, share of the rows) for each bin of the chosen model's expected quality."""
+    named = np.concatenate([trial.answered.chosen >= 0 for trial in trials])
+    expected, actual = (np.concatenate(parts)[named] for parts in zip(*map(_of_chosen, trials), strict=True))
+    table = reliability_table(expected.astype(np.float32), actual.astype(np.float32))
+    return [(e, a, n / max(named.sum(), 1)) for e, a, n in table.tolist()]
 
 
 def _at_routers_cost(table: dict[str, Figures], one: _Measured) -> None:

@@ -58,6 +58,9 @@ def draw(part: Part, output: Path, *, several: bool) -> list[Path]:
     if part.share_curves:
         written.append(output / f"{prefix}share_quality.png")
         _save(_share_quality(part), written[1])
+    if part.reliability:
+        written.append(output / f"{prefix}reliability.png")
+        _save(_reliability(part), written[-1])
     return written
 
 
@@ -124,6 +127,23 @@ def _share_quality(part: Part) -> Any:
     axes.set_xlabel(f"share of calls to {part.strong}")
     axes.set_ylabel("gap recovered between the two models")
     axes.set_title(f"{part.strong} or {part.weak}, {part.rows:,} held-out prompts", fontsize=11)
+    _legend(axes)
+    return figure
+
+
+def _reliability(part: Part) -> Any:
+    """Return the figure of actual against expected quality, with the share of prompts below it."""
+    figure, axes = _figure()
+    expected, actual, shares = zip(*part.reliability, strict=True)
+    axes.plot([0, 1], [0, 1], label="as expected", **_STYLES[ZERO])
+    axes.bar(expected, shares, width=0.03, color="#0072B2", alpha=0.25, label="share of the prompts", zorder=1)
+    error = part.policies[ROUTER]["calibration_error"]
+    axes.plot(expected, actual, "o-", label=f"router: off by {error:.3f} on average", **_STYLES[ROUTER])
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("expected quality of the chosen model")
+    axes.set_ylabel("actual quality")
+    axes.set_title(f"Calibration, {part.rows:,} held-out prompts", fontsize=11)
     _legend(axes)
     return figure
 

@@ -123,6 +123,8 @@ def _part(part: Part, seeds: int) -> str:
     lines += ["", "The router"]
     lines += [f"  {label:<28} {value}" for label, value in _router_lines(part, columns, seeds)]
     lines += ["", "Always the same model", _table(_short(columns), _some(part.single_models))]
+    if part.reliability:
+        lines += ["", "Expected and actual quality of the chosen model", _reliability(part.reliability)]
     if part.confusion:
         lines += ["", "Labelled (rows) and chosen (columns)", _confusion(part.confusion)]
     return "\n".join(lines)
@@ -176,6 +178,11 @@ def _table(columns: Sequence[tuple[str, str, str]], rows: dict[str, Figures]) ->
         for name, figures in rows.items()
     ]
     return _drawn(["", *(heading for _, heading, _ in columns)], cells)
+
+
+def _reliability(table: Sequence[tuple[float, float, float]]) -> str:
+    cells = [[_written(e, _POINTS), _written(a, _POINTS), _written(share, _SHARE)] for e, a, share in table]
+    return _drawn(["expected", "actual", "prompts %"], cells)
 
 
 def _confusion(counts: dict[str, dict[str, float]]) -> str:

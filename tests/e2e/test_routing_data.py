@@ -117,5 +117,5 @@ def test_routing_between_eleven_models_beats_random(eleven_models: Evaluated) ->
 def test_the_report_is_written(two_models: Evaluated, eleven_models: Evaluated) -> None:
     assert json.loads((two_models.output / "report.json").read_text()) == two_models.report
     plots = [path.name for path in sorted(two_models.output.glob("*.png"))]
-    assert plots == ["quality_cost.png", "share_quality.png"]
-    assert [path.name for path in eleven_models.output.glob("*.png")] == ["quality_cost.png"]
+    assert plots == ["quality_cost.png", "reliability.png", "share_quality.png"]
+    assert sorted(path.name for path in eleven_models.output.glob("*.png")) == ["quality_cost.png", "reliability.png"]

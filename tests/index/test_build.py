@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ output_usd_per_mtok = 10
 context_window = 100000
 """
 MANY = 4_500
+ENCODER = HashEncoder()
 
 
 class CountingEncoder(HashEncoder):
@@ -209,3 +211,30 @@ def be_the_victim(root: Path) -> None:
 
 if __name__ == "__main__":
     be_the_victim(Path(sys.argv[1]))
+
+
+def relabelled(rows: list[Reference], count: int) -> list[Reference]:
+    other = {"little": "big", "big": "little"}
+    return [replace(row, best_model=other[row.best_model]) if i < count else row for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(("changed", "kept"), [(0, True), (20, True), (200, False)])
+def test_an_estimator_is_fitted_anew_when_enough_has_changed(tmp_path: Path, changed: int, kept: bool) -> None:  # noqa: FBT001
+    rows = [Reference(f"r{i}", f"number {i} of {i % 7}", ("little", "big")[i % 2]) for i in range(2_000)]
+    build_index(rows, catalogue(), ENCODER, tmp_path)
+    before = (current_generation(tmp_path) / "estimator.npz").read_bytes()
+    calls: list[tuple[int, int]] = []
+    build_index(relabelled(rows, changed), catalogue(), ENCODER, tmp_path, fitting=lambda *done: calls.append(done))
+    assert ((current_generation(tmp_path) / "estimator.npz").read_bytes() == before) == kept
+    assert (calls == []) == kept
+    if not kept:
+        assert calls[-1] == (2_000, 2_000)
+
+
+def test_other_models_are_fitted_anew(tmp_path: Path) -> None:
+    rows = [Reference(f"r{i}", f"number {i} of {i % 7}", ("little", "big")[i % 2]) for i in range(2_000)]
+    build_index(rows, catalogue(), ENCODER, tmp_path)
+    swapped = parse_catalogue("[[models]]".join(["", *reversed(MODELS.split("[[models]]")[1:])]), "models.toml")
+    build_index(rows, swapped, ENCODER, tmp_path)
+    generation = load_generation(current_generation(tmp_path))
+    np.testing.assert_allclose(generation.estimator.mean, generation.mean_scores, atol=1e-6)

@@ -39,7 +39,7 @@ input_usd_per_mtok = 2
 output_usd_per_mtok = 10
 context_window = 100000
 """
-FILES = ["manifest.json", "models.toml", "estimator.npz", "references.jsonl", "hashes.npy", "vectors.npy"]
+FILES = ["manifest.json", "models.toml", "estimator.npz", "fitted.npy", "references.jsonl", "hashes.npy", "vectors.npy"]
 GRAPH_FILES = ["graph.faiss", "graph_rows.npy"]
 
 

@@ -249,14 +249,19 @@ def test_the_same_seed_gives_the_same_report(rows_file: Path) -> None:
 def test_report_and_plots_are_written(rows_file: Path, tmp_path: Path) -> None:
     report = run(plan(rows_file), load_settings())
     written = write(report, tmp_path / "report")
-    assert [path.name for path in written] == ["report.json", "quality_cost.png", "share_quality.png"]
+    assert [path.name for path in written] == [
+        "report.json",
+        "quality_cost.png",
+        "share_quality.png",
+        "reliability.png",
+    ]
     assert json.loads(written[0].read_text())["parts"][0]["policies"]["router"]["apgr"] > 0.5
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written[1:])
 
 
 def test_the_plot_of_labels_is_drawn_too(rows_file: Path, tmp_path: Path) -> None:
     report = replace(run(plan(rows_file), load_settings()), parts=(labels_part(),))
-    assert [path.name for path in write(report, tmp_path)] == ["report.json", "quality_cost.png"]
+    assert [path.name for path in write(report, tmp_path)] == ["report.json", "quality_cost.png", "reliability.png"]
     assert "Labelled (rows) and chosen (columns)" in to_text(report)
 
 
