@@ -38,7 +38,7 @@ _MAX_CELLS: Final = 256
 # before its latest reports no longer counts.
 _BREAK_CLEAR, _BREAK_SIZE, _BREAK_SHARE, _BREAK_KEEPS = 5.0, 0.15, 0.7, 40
 # Ridge: chosen by benchmarks/learning.py. The level of a model is learned from few samples, its slopes from many.
-_SLOPES, _LEVEL = 12.0, 5.0
+_SLOPES, _LEVEL = 30.0, 5.0
 # Regions of prompts: cells of random hyperplanes. One cell counts as this many reports at the most.
 _PLANES, _COARSE, _REGION = 8, 8, 200.0
 # A source, or for a drift a region, may weigh as much as all the others together, but this much in any case.
