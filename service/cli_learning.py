@@ -1,10 +1,15 @@
 """The commands that look back and learn: replay, refit, label. Part of `service.cli`, which takes them in."""
 
+import json
 import re
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from service.cli_shared import progress, settings_of
 
 app = typer.Typer()
 
@@ -36,6 +41,44 @@ def replay(
     wanted = client.replay_request(generation, text, scope, _seconds(period) if period else None, limit)
     found = client.replay(address, wanted, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client.replay_text(found))
+
+
+@app.command()
+def refit(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")] = None,
+    index: Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder of the journal.")] = None,
+    period: Period = "",
+    scope: Annotated[str, typer.Option(help="Only reports of this scope.")] = "",
+    every_scope: Annotated[
+        bool, typer.Option("--every-scope", help="Reports of all scopes: explanations then show their prompts to all.")
+    ] = False,
+    held_out: Annotated[float, typer.Option(min=0.05, max=0.5, help="Share kept out to judge by.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of what is kept out.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fold reports of quality into a new generation, and promote it if it is not worse on rows kept out.
+
+    A running service takes it over with Admin.ActivateGeneration, or at its next start. Exit code 1 if it is worse.
+    """
+    from service import refit as refitting
+
+    since = time.time() - _seconds(period) if period else 0.0
+    wanted = scope or ("" if every_scope else None)
+    with progress("embedding") as update:
+        found = refitting.refit(
+            settings_of(config, index, data_dir, None),
+            since,
+            scope=wanted,
+            held_out=held_out,
+            seed=seed,
+            dry_run=dry_run,
+            progress=update,
+        )
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else refitting.to_text(found))
+    if not found.acceptable:
+        raise typer.Exit(1)
 
 
 def _seconds(period: str) -> float:
