@@ -81,6 +81,58 @@ def refit(
         raise typer.Exit(1)
 
 
+@app.command()
+def label(
+    prompts: Annotated[
+        list[Path],
+        typer.Argument(help="Prompts: .txt with one a line, or JSON lines with prompt (or messages), id, expected."),
+    ],
+    endpoints: Annotated[Path, typer.Option(help="TOML file of OpenAI-compatible endpoints; see docs/labelling.md.")],
+    models: Annotated[Path, typer.Option("--models", help="The catalogue of models, for names and prices.")],
+    output: Annotated[Path, typer.Option("--output", help="References to write (.jsonl).")],
+    budget: Annotated[float, typer.Option(min=0.0, help="The most that may be spent, in USD, by all runs together.")],
+    score: Annotated[str, typer.Option(help="judge, or how to compare with `expected`: exact, contains, number.")],
+    results: Annotated[
+        Path | None, typer.Option(help="What was answered so far, to go on with; beside the output without it.")
+    ] = None,
+) -> None:
+    """Label prompts: let every model answer them, score the answers, write references. Can be interrupted at any time.
+
+    Exit code 1 where something is left: run it again, with more budget or mended endpoints, to go on.
+    """
+    import asyncio
+
+    from index.catalogue import load_catalogue
+    from index.references import write_references
+    from service.labelling.endpoints import read_endpoints
+    from service.labelling.label import label as run
+    from service.labelling.results import read_prompts, results_in, to_references
+
+    asked, (whom, judge) = read_prompts(prompts), read_endpoints(endpoints, load_catalogue(models))
+    with results_in(results or output.with_suffix(".results.jsonl")) as found, progress("labelling") as update:
+
+        def show(done: int, total: int, spent: float) -> None:
+            update(done, total, note=f" ${spent:.4f} of ${budget:g}")
+
+        try:
+            done = asyncio.run(run(asked, whom, judge, score, found, budget, show))
+        except KeyboardInterrupt:
+            typer.secho(f"interrupted; ${found.spent:.4f} spent: run it again to go on", fg="yellow", err=True)
+            raise typer.Exit(130) from None
+    references = to_references(asked, found, "label")
+    if references:
+        write_references(output, references)
+    for name, why in done.refused.items():
+        typer.secho(f"{name} was left out: {why}", fg="yellow", err=True)
+    typer.echo(
+        f"{output}: {len(references)} references of {len(asked)} prompts; {done.scored} answers scored, "
+        f"{done.failed} failed, ${found.spent:.4f} spent in all"
+    )
+    if done.left:
+        typer.echo(f"{done.left} answers are left{f': {done.stopped}' if done.stopped else ''}; run it again to go on")
+        raise typer.Exit(1)
+
+
 def _seconds(period: str) -> float:
     """Return a period in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", period)

@@ -30,7 +30,7 @@ class progress:  # noqa: N801 - used like a function
     def __enter__(self) -> Any:
         return self._update
 
-    def _update(self, done: int, total: int, what: str = "") -> None:
+    def _update(self, done: int, total: int, what: str = "", note: str = "") -> None:
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -42,7 +42,7 @@ class progress:  # noqa: N801 - used like a function
         what = what or self._what
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total or None)
-        self._bar.update(self._tasks[what], completed=done, total=total or None)
+        self._bar.update(self._tasks[what], completed=done, total=total or None, description=what + note)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
