@@ -41,6 +41,8 @@ _BREAK_CLEAR, _BREAK_SIZE, _BREAK_SHARE, _BREAK_KEEPS = 5.0, 0.15, 0.7, 40
 _SURE, _FELL = 0.06, 0.1
 # Ridge: chosen by benchmarks/learning.py. The level of a model is learned from few samples, its slopes from many.
 _SLOPES, _LEVEL = 30.0, 5.0
+# Estimates vary by a tenth: times this, they are penalised as little as they should be.
+_SCALE: Final = 5.0
 # Regions of prompts: cells of random hyperplanes. One cell counts as this many reports at the most.
 _PLANES, _COARSE, _REGION = 8, 8, 200.0
 # A source, or for a drift a region, may weigh as much as all the others together, but this much in any case.
@@ -52,13 +54,17 @@ _REFIT_EVERY_S: Final = 3_600.0
 
 
 class Sample(NamedTuple):
-    """One report of quality: when, of which model and by whom, and what had been estimated; `text` may be unknown."""
+    """One report of quality: when, of which model and by whom, and what had been estimated.
+
+    `others` is the mean estimate over all models: how easy the prompt seemed. `text` may be unknown.
+    """
 
     at: float
     model: str
     source: str
     vector: NDArray[np.float32]
     expected: float
+    others: float
     quality: float
     decision: str
     generation: str
@@ -95,11 +101,27 @@ class _Level:
 
 
 class Head(NamedTuple):
-    """What the samples of one model say: the shift at a vector x is slopes @ x + level, give or take `error`."""
+    """What the samples of one model say, give or take `error`.
+
+    The shift is linear in the vector and in what was estimated, of the model and on average: models are called where
+    they seem good, so what is called says how far estimates overdo it, and nothing of where they are too low.
+    """
 
     slopes: NDArray[np.float32]
+    of_expected: float
+    of_others: float
     level: float
     error: float
+
+    def at(self, vector: NDArray[np.float32], expected: float, others: float) -> float:
+        """Return the shift of a prompt."""
+        return float(self.slopes @ vector) + self.of_expected * expected + self.of_others * others + self.level
+
+    def each(self, samples: Sequence["Sample"]) -> Floats:
+        """Return the shift of each sample."""
+        estimated = np.array([(s.expected, s.others) for s in samples])
+        linear = np.array([s.vector for s in samples]) @ self.slopes
+        return np.asarray(linear + estimated @ (self.of_expected, self.of_others) + self.level)
 
 
 class Adjusted(NamedTuple):
@@ -149,11 +171,10 @@ class _Model:
         """The standard error of a shift; infinite where nothing was fitted."""
         return self.head.error if self.head is not None else math.inf
 
-    def shift(self, vector: NDArray[np.float32], region: int) -> float:
+    def shift(self, vector: NDArray[np.float32], region: int, expected: float, others: float) -> float:
         """Return by how much quality is better than estimated at a vector, which is in a region."""
-        head = self.head
         drift = self.drifts.get(region % _COARSE, self.drift)
-        return drift + (float(head.slopes @ vector) + head.level if head is not None else 0.0)
+        return drift + (self.head.at(vector, expected, others) if self.head is not None else 0.0)
 
 
 @dataclass(slots=True)
@@ -201,14 +222,14 @@ class Learner:
             return Adjusted(estimates, supported=False)
         x = np.frombuffer(vector, "<f4") if vector else None
         region = 0 if x is None else int(region_of(x[None])[0])
-        fallback = state.models.get(estimates[base].model)
+        fallback, others = state.models.get(estimates[base].model), mean_quality(estimates)
         found, known = [], 0
         for estimate in estimates:
             model = state.models.get(estimate.model)
             if model is None:
                 found.append(estimate)
                 continue
-            shift = 0.0 if x is None else self._bounded(model.shift(x, region))
+            shift = 0.0 if x is None else self._bounded(model.shift(x, region, estimate.quality, others))
             latency = estimate.latency_s
             if latency is None:
                 latency = model.latency.mean
@@ -257,6 +278,7 @@ class Learner:
                     rating.source,
                     vector,
                     expected.quality,
+                    mean_quality(decision.expected),
                     rating.quality,
                     decision.id,
                     decision.generation,
@@ -426,7 +448,7 @@ def _doubt(doubt: float, evidence: float, model: _Model, fallback: _Model | None
 
 def _into(cells: _Cells, sample: Sample, head: Head | None) -> None:
     """Add what a head does not explain of a sample to its cell."""
-    explained = float(head.slopes @ sample.vector) + head.level if head is not None else 0.0
+    explained = head.at(sample.vector, sample.expected, sample.others) if head is not None else 0.0
     _error_into(cells, sample, sample.quality - sample.expected - explained)
 
 
@@ -446,7 +468,7 @@ def _cells(samples: Iterable[Sample], name: str, head: Head | None) -> _Cells:
     if its:
         errors = np.array([s.quality - s.expected for s in its])
         if head is not None:
-            errors -= np.array([s.vector for s in its]) @ head.slopes + head.level
+            errors -= head.each(its)
         for sample, error in zip(its, errors.tolist(), strict=True):
             _error_into(cells, sample, error)
     return cells
@@ -505,7 +527,7 @@ def _fit(samples: Sequence[Sample], now: float, half_life_s: float) -> dict[str,
     for name, its in by_model.items():
         if len(its) < _LEAST:
             continue
-        x = np.array([s.vector for s in its], np.float32)
+        x = np.array([(*s.vector, s.expected * _SCALE, s.others * _SCALE) for s in its], np.float32)
         y = np.array([s.quality - s.expected for s in its], np.float32)
         age = np.array([now - s.at for s in its])
         weights = bounded(0.5 ** (np.maximum(age, 0.0) / half_life_s), [s.source for s in its], [s.region for s in its])
@@ -517,7 +539,7 @@ def ridge(x: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[np.fl
     """Return the head that explains errors, drawn towards no shift at all.
 
     Args:
-        x: vectors, shape (reports, dimensions).
+        x: vectors and, times _SCALE, estimates, shape (reports, dimensions + 2).
         y: what came less what was estimated, shape (reports,).
         weights: of the reports.
     """
@@ -533,7 +555,13 @@ def ridge(x: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[np.fl
     # The mean over the samples of the variance of a prediction, by as many parameters as they really determine.
     spread = (float(weights @ (y - design @ solved) ** 2) + 0.5) / (total + 2)
     error = math.sqrt(spread * float((inverse * seen).sum()) / total)
-    return Head(solved[:-1], float(solved[-1] - solved[:-1] @ middle), error)
+    level = float(solved[-1] - solved[:-1] @ middle)
+    return Head(solved[:-3], float(solved[-3]) * _SCALE, float(solved[-2]) * _SCALE, level, error)
+
+
+def mean_quality(estimates: Sequence[Estimate]) -> float:
+    """Return the mean over models of what is expected."""
+    return sum(estimate.quality for estimate in estimates) / len(estimates)
 
 
 def region_of(x: NDArray[np.float32]) -> NDArray[np.int64]:
