@@ -206,7 +206,7 @@ class Decider:
         found = self.learner.adjust(decision.request.scope, decision.vector, result.estimates, base, evidence)
         if found.estimates is result.estimates:
             return result
-        decision.notes += (("estimate", f"reports of this scope correct it ({len(self.learner):,} of quality)"),)
+        decision.notes += (("estimate", "corrected by what was reported in this scope"),)
         voters = result.voters if result.voters is not None or not found.supported else NO_VOTERS
         return replace(result, estimates=found.estimates, voters=voters)
 
