@@ -61,7 +61,7 @@ lock: $(VENV)/.dev ## Pin the newest versions pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
 	  pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes --upgrade \
-	  --extra report --group dev pyproject.toml -o requirements-dev.lock
+	  --extra report --extra label --group dev pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) $(EXPORT) var report

@@ -11,6 +11,8 @@ import typer
 
 from index.errors import WaypostError
 from service import cli_learning
+from service.cli_shared import progress as _progress
+from service.cli_shared import settings_of as _settings
 
 app = typer.Typer(
     name="waypost",
@@ -270,19 +272,6 @@ for _command in cli_learning.app.registered_commands:
     app.registered_commands.append(_command)
 
 
-def _settings(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:
-    from service.settings import load_settings
-
-    overrides: dict[str, dict[str, Any]] = {}
-    if index is not None:
-        overrides["index"] = {"path": index}
-    if data_dir is not None:
-        overrides["store"] = {"data_dir": data_dir}
-    if listen:
-        overrides["server"] = {"listen": tuple(listen)}
-    return load_settings(config, overrides)
-
-
 def _pairs(values: list[str]) -> dict[str, str]:
     for value in values:
         if "=" not in value:
@@ -305,36 +294,6 @@ def _list_skipped(skipped: Any) -> None:
         typer.secho(f"skipped: {problem}", fg="yellow", err=True)
     if skipped:
         typer.secho(f"{len(skipped)} rows were left out", fg="yellow", err=True)
-
-
-class _progress:  # noqa: N801 - used like a function
-    """A progress bar on standard error, where that is a terminal; call it with (done, total), total 0: unknown."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Any:
-        return self._update
-
-    def _update(self, done: int, total: int, what: str = "") -> None:
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-        what = what or self._what
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total or None)
-        self._bar.update(self._tasks[what], completed=done, total=total or None)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 if __name__ == "__main__":

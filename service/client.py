@@ -113,7 +113,7 @@ def replay_text(found: admin_pb2.ReplayResponse) -> str:
     share = found.changed / max(found.replayed, 1)
     lines = [
         f"generation {found.generation}",
-        f"replayed   {found.replayed:,} of {found.recorded:,} recorded plans",
+        f"replayed   {found.replayed:,} of {found.recorded:,} recorded plans (the others lack prompt or embedding)",
         f"would move {found.changed:,} ({share:.1%})",
         f"cost       ${found.cost_before_usd:.4f} to ${found.cost_after_usd:.4f} ({_signed(found.cost_change_usd, 4)})",
         f"quality    {found.quality_before:.4f} to {found.quality_after:.4f} expected, mean of {found.compared:,}",

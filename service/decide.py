@@ -27,7 +27,7 @@ from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.policy.policy import Policy
-from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
+from service.requests import NO_VOTERS, Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import Known, fallback_model, single
 from service.routing.estimate import Asked, Estimated, estimate
 from service.settings import Settings
@@ -197,10 +197,21 @@ class Decider:
             generation, found, live, asked, evidence=routing.evidence, min_similarity=routing.min_similarity
         )
         decision.expected, decision.voters = result.estimates, result.voters
-        if self.learner is not None:
-            result = replace(result, estimates=self.learner.adjust(request.scope, decision.vector, result.estimates))
+        result = self._learned(decision, result, asked.base)
         decision.estimates = result.estimates
         return result
+
+    def _learned(self, decision: Decision, result: Estimated, base: int) -> Estimated:
+        """Let the scope's reports correct what is expected; where they know enough, a prompt is no longer strange."""
+        if self.learner is None:
+            return result
+        evidence = self.settings.routing.evidence
+        found = self.learner.adjust(decision.request.scope, decision.vector, result.estimates, base, evidence)
+        if found.estimates is result.estimates:
+            return result
+        decision.notes += (("estimate", "corrected by what was reported in this scope"),)
+        voters = result.voters if result.voters is not None or not found.supported else NO_VOTERS
+        return replace(result, estimates=found.estimates, voters=voters)
 
     def _choose(self, decision: Decision, result: Estimated, generation: Generation) -> Plan:
         """Take the best of what the limits leave, by the policy."""

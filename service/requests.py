@@ -207,6 +207,9 @@ class Voters:
         )
 
 
+NO_VOTERS: Final = Voters((), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A cached answer that was near, and what is thought of it.

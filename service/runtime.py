@@ -34,7 +34,7 @@ from service.decide import Decider
 from service.decisions import DecisionLog
 from service.errors import NotFound, PreconditionFailed, SettingsError
 from service.learning.journal import Journal, Rating, restored
-from service.learning.online import Learner, Sample
+from service.learning.online import Learner, Sample, mean_quality
 from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
 from service.lookup import search
@@ -211,7 +211,7 @@ async def learn(decider: Decider, encoder_digest: str) -> Tutor | None:
 def _expecting(decider: Decider) -> Expect:
     """Return what estimates anew what reports of quality are compared with."""
 
-    def expect(scope: str, samples: Sequence[Sample]) -> list[float]:
+    def expect(scope: str, samples: Sequence[Sample]) -> list[tuple[float, float]]:
         generation = decider.generation
         decisions = []
         for sample in samples:
@@ -220,7 +220,10 @@ def _expecting(decider: Decider) -> Expect:
             decisions[-1].vector = sample.vector.tobytes()
         replan(decisions, generation, decider.plan, decider.answers.view, decider.base(generation))
         known = [{e.model: e.quality for e in decision.expected} for decision in decisions]
-        return [one.get(s.model, s.expected) for one, s in zip(known, samples, strict=True)]
+        return [
+            (one.get(s.model, s.expected), mean_quality(d.expected))
+            for one, s, d in zip(known, samples, decisions, strict=True)
+        ]
 
     return expect
 

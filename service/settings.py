@@ -147,12 +147,12 @@ class JournalSettings(_Table):
 
     enabled: bool = True
     """Without it nothing is recorded, and what reports taught ends with the process."""
-    prompts: bool = False
-    """Also record prompt texts: `waypost refit` needs them. Without it, only their vector and key."""
+    prompts: bool = True
+    """Also record prompt texts, which Replay and refit need; never those of calls that bypass the cache."""
     keep_days: Positive = 30.0
     """Older decisions are forgotten."""
     max_mib: Annotated[int, Field(ge=1, le=1_048_576)] = 512
-    """How large the file may grow (a decision takes about 4 KiB); above it the oldest are forgotten."""
+    """How large the file may grow (a decision takes about 4 KiB and its prompt); above it the oldest go."""
 
 
 class LearningSettings(_Table):

@@ -20,9 +20,10 @@ from index.errors import StoreError
 from index.generation import Generation
 from index.records import Answer, Message, Reference
 from index.sqlite_journal import DecisionRow, ReportRow, SqliteJournal
-from index.text import EMPTY_CONTEXT
+from index.text import EMPTY_CONTEXT, canonical
 from service.requests import (
     LAPSED,
+    CacheMode,
     CacheOptions,
     Decision,
     Estimate,
@@ -46,7 +47,7 @@ _WAITING: Final = 20_000
 # Rows are made so many at a time, and then whoever waits for the interpreter goes first: about 0.5 ms.
 _AT_ONCE: Final = 16
 _NEIGHBOURS: Final = 10
-_ROUTE, _CACHE, _PLAN = TypeAdapter(RouteOptions), TypeAdapter(CacheOptions), TypeAdapter(Plan)
+_ROUTE, _CACHE, _PLAN = TypeAdapter(RouteOptions), TypeAdapter(CacheOptions), TypeAdapter(Plan | None)
 _ESTIMATES: Final = TypeAdapter(tuple[Estimate, ...])
 
 
@@ -174,7 +175,7 @@ class Journal:
     def _row(self, decision: Decision) -> DecisionRow:
         trace, prompt, hit, plan = decision.trace, decision.prompt, decision.hit, decision.plan
         request = trace.asked or decision.request  # as it came: a replay applies the policy anew
-        texts = self._settings.prompts
+        texts = self._settings.prompts and request.cache.mode is not CacheMode.BYPASS
         asked: dict[str, Any] = {
             "route": _ROUTE.dump_python(request.route, mode="json", exclude_defaults=True),
             "cache": _CACHE.dump_python(request.cache, mode="json", exclude_defaults=True),
@@ -188,7 +189,7 @@ class Journal:
             answer = hit.answer
             outcome = to_json([answer.id, answer.model, answer.stored_at, hit.similarity]).decode()
         else:
-            outcome = _PLAN.dump_json(plan).decode() if plan is not None else "null"
+            outcome = _PLAN.dump_json(plan).decode()
         near = decision.voters.neighbours(_NEIGHBOURS) if decision.voters is not None else ()
         explained = {
             "neighbours": [[n.reference.id, n.similarity, n.weight] for n in near],
@@ -257,7 +258,7 @@ def restored(row: DecisionRow, generation: Generation | None = None) -> Decision
         request_id=asked["request_id"],
         role=asked["role"],
     )
-    prompt = Prompt(text, row.key, EMPTY_CONTEXT, row.turns, row.size)
+    prompt = Prompt(canonical(text), row.key, EMPTY_CONTEXT, row.turns, row.size)
     decision = Decision(
         row.id, request, prompt, row.generation, row.at, Timings(total=explained["total_s"]), vector=row.vector
     )

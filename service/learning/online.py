@@ -37,8 +37,12 @@ _MAX_CELLS: Final = 256
 # A drift this clear and this large, in cells that have so much of the weight, is a break: what was learned of the model
 # before its latest reports no longer counts.
 _BREAK_CLEAR, _BREAK_SIZE, _BREAK_SHARE, _BREAK_KEEPS = 5.0, 0.15, 0.7, 40
+# With two models whose shift is known this well, or a fallback that fell by so much, reports are reason enough.
+_SURE, _FELL = 0.06, 0.1
 # Ridge: chosen by benchmarks/learning.py. The level of a model is learned from few samples, its slopes from many.
-_SLOPES, _LEVEL = 12.0, 5.0
+_SLOPES, _LEVEL = 30.0, 5.0
+# Estimates vary by a tenth: times this, they are penalised as little as they should be.
+_SCALE: Final = 5.0
 # Regions of prompts: cells of random hyperplanes. One cell counts as this many reports at the most.
 _PLANES, _COARSE, _REGION = 8, 8, 200.0
 # A source, or for a drift a region, may weigh as much as all the others together, but this much in any case.
@@ -50,13 +54,17 @@ _REFIT_EVERY_S: Final = 3_600.0
 
 
 class Sample(NamedTuple):
-    """One report of quality: when, of which model and by whom, and what had been estimated; `text` may be unknown."""
+    """One report of quality: when, of which model and by whom, and what had been estimated.
+
+    `others` is the mean estimate over all models: how easy the prompt seemed. `text` may be unknown.
+    """
 
     at: float
     model: str
     source: str
     vector: NDArray[np.float32]
     expected: float
+    others: float
     quality: float
     decision: str
     generation: str
@@ -93,10 +101,34 @@ class _Level:
 
 
 class Head(NamedTuple):
-    """What the samples of one model say: the shift at a vector x is slopes @ x + level."""
+    """What the samples of one model say, give or take `error`.
+
+    The shift is linear in the vector and in what was estimated, of the model and on average: models are called where
+    they seem good, so what is called says how far estimates overdo it, and nothing of where they are too low.
+    """
 
     slopes: NDArray[np.float32]
+    of_expected: float
+    of_others: float
     level: float
+    error: float
+
+    def at(self, vector: NDArray[np.float32], expected: float, others: float) -> float:
+        """Return the shift of a prompt."""
+        return float(self.slopes @ vector) + self.of_expected * expected + self.of_others * others + self.level
+
+    def each(self, samples: Sequence["Sample"]) -> Floats:
+        """Return the shift of each sample."""
+        estimated = np.array([(s.expected, s.others) for s in samples])
+        linear = np.array([s.vector for s in samples]) @ self.slopes
+        return np.asarray(linear + estimated @ (self.of_expected, self.of_others) + self.level)
+
+
+class Adjusted(NamedTuple):
+    """Estimates as reports correct them, and whether these alone are reason enough to leave the fallback."""
+
+    estimates: tuple[Estimate, ...]
+    supported: bool
 
 
 @dataclass(slots=True)
@@ -134,11 +166,15 @@ class _Model:
     cost: _Level = field(default_factory=_Level)
     latency: _Level = field(default_factory=_Level)
 
-    def shift(self, vector: NDArray[np.float32], region: int) -> float:
+    @property
+    def error(self) -> float:
+        """The standard error of a shift; infinite where nothing was fitted."""
+        return self.head.error if self.head is not None else math.inf
+
+    def shift(self, vector: NDArray[np.float32], region: int, expected: float, others: float) -> float:
         """Return by how much quality is better than estimated at a vector, which is in a region."""
-        head = self.head
         drift = self.drifts.get(region % _COARSE, self.drift)
-        return drift + (float(head.slopes @ vector) + head.level if head is not None else 0.0)
+        return drift + (self.head.at(vector, expected, others) if self.head is not None else 0.0)
 
 
 @dataclass(slots=True)
@@ -169,41 +205,52 @@ class Learner:
     def __len__(self) -> int:
         return self._samples
 
-    def adjust(self, scope: str, vector: bytes, estimates: tuple[Estimate, ...]) -> tuple[Estimate, ...]:
+    def adjust(
+        self, scope: str, vector: bytes, estimates: tuple[Estimate, ...], base: int, evidence: float
+    ) -> "Adjusted":
         """Return estimates as the scope's reports correct them; the very same where none says anything.
 
         Args:
             scope: whose reports.
             vector: of the prompt, little-endian float32; empty without an embedding.
             estimates: one for each model.
+            base: column of the fallback: what gains, and doubts of them, are about.
+            evidence: how many standard errors a doubt is.
         """
         state = self._scopes.get(scope)
         if state is None or not state.models:
-            return estimates
+            return Adjusted(estimates, supported=False)
         x = np.frombuffer(vector, "<f4") if vector else None
         region = 0 if x is None else int(region_of(x[None])[0])
-        most = self._settings.max_shift
-        found = []
+        fallback, others = state.models.get(estimates[base].model), mean_quality(estimates)
+        found, known = [], 0
         for estimate in estimates:
             model = state.models.get(estimate.model)
             if model is None:
                 found.append(estimate)
                 continue
-            shift = 0.0 if x is None else max(-most, min(model.shift(x, region), most))
+            shift = 0.0 if x is None else self._bounded(model.shift(x, region, estimate.quality, others))
             latency = estimate.latency_s
             if latency is None:
                 latency = model.latency.mean
             else:
                 latency *= model.latency.factor
+            known += model.error < _SURE
             found.append(
                 estimate._replace(
                     quality=min(max(estimate.quality + shift, 0.0), 1.0),
                     quality_low=min(max(estimate.quality_low + shift, 0.0), 1.0),
                     cost_usd=estimate.cost_usd * model.cost.factor,
                     latency_s=latency,
+                    doubt=_doubt(estimate.doubt, evidence, model, fallback),
                 )
             )
-        return tuple(found)
+        fell = fallback is not None and fallback.drift < -_FELL
+        return Adjusted(tuple(found), supported=x is not None and (fell or known > 1))
+
+    def _bounded(self, shift: float) -> float:
+        most = self._settings.max_shift
+        return max(-most, min(shift, most))
 
     def reported(self, decision: Decision, rating: Rating) -> None:
         """Learn from a report.
@@ -231,6 +278,7 @@ class Learner:
                     rating.source,
                     vector,
                     expected.quality,
+                    mean_quality(decision.expected),
                     rating.quality,
                     decision.id,
                     decision.generation,
@@ -387,9 +435,20 @@ class Learner:
         state.added += len(old)
 
 
+def _doubt(doubt: float, evidence: float, model: _Model, fallback: _Model | None) -> float:
+    """Return how much a gain over the fallback must be, when reports speak of both: as two measurements combine.
+
+    Without a doubt the references said nothing of this prompt, and reports alone speak.
+    """
+    if fallback is None or model is fallback or math.isinf(error := math.hypot(model.error, fallback.error)):
+        return doubt
+    reports = evidence * error
+    return doubt * reports / max(math.hypot(doubt, reports), 1e-12) if doubt else reports
+
+
 def _into(cells: _Cells, sample: Sample, head: Head | None) -> None:
     """Add what a head does not explain of a sample to its cell."""
-    explained = float(head.slopes @ sample.vector) + head.level if head is not None else 0.0
+    explained = head.at(sample.vector, sample.expected, sample.others) if head is not None else 0.0
     _error_into(cells, sample, sample.quality - sample.expected - explained)
 
 
@@ -409,7 +468,7 @@ def _cells(samples: Iterable[Sample], name: str, head: Head | None) -> _Cells:
     if its:
         errors = np.array([s.quality - s.expected for s in its])
         if head is not None:
-            errors -= np.array([s.vector for s in its]) @ head.slopes + head.level
+            errors -= head.each(its)
         for sample, error in zip(its, errors.tolist(), strict=True):
             _error_into(cells, sample, error)
     return cells
@@ -468,7 +527,7 @@ def _fit(samples: Sequence[Sample], now: float, half_life_s: float) -> dict[str,
     for name, its in by_model.items():
         if len(its) < _LEAST:
             continue
-        x = np.array([s.vector for s in its], np.float32)
+        x = np.array([(*s.vector, s.expected * _SCALE, s.others * _SCALE) for s in its], np.float32)
         y = np.array([s.quality - s.expected for s in its], np.float32)
         age = np.array([now - s.at for s in its])
         weights = bounded(0.5 ** (np.maximum(age, 0.0) / half_life_s), [s.source for s in its], [s.region for s in its])
@@ -480,17 +539,29 @@ def ridge(x: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[np.fl
     """Return the head that explains errors, drawn towards no shift at all.
 
     Args:
-        x: vectors, shape (reports, dimensions).
+        x: vectors and, times _SCALE, estimates, shape (reports, dimensions + 2).
         y: what came less what was estimated, shape (reports,).
         weights: of the reports.
     """
-    middle = weights @ x / max(float(weights.sum()), 1e-9)
+    total = max(float(weights.sum()), 1e-9)
+    middle = weights @ x / total
     design = np.concatenate((x - middle, np.ones((len(x), 1), np.float32)), axis=1)
     weighted = design * weights[:, None]
     penalty = np.full(design.shape[1], _SLOPES, np.float32)
     penalty[-1] = _LEVEL
-    solved = np.linalg.solve(weighted.T @ design + np.diag(penalty), weighted.T @ y)
-    return Head(solved[:-1], float(solved[-1] - solved[:-1] @ middle))
+    seen = weighted.T @ design
+    inverse = np.linalg.inv(seen + np.diag(penalty))
+    solved = inverse @ (weighted.T @ y)
+    # The mean over the samples of the variance of a prediction, by as many parameters as they really determine.
+    spread = (float(weights @ (y - design @ solved) ** 2) + 0.5) / (total + 2)
+    error = math.sqrt(spread * float((inverse * seen).sum()) / total)
+    level = float(solved[-1] - solved[:-1] @ middle)
+    return Head(solved[:-3], float(solved[-3]) * _SCALE, float(solved[-2]) * _SCALE, level, error)
+
+
+def mean_quality(estimates: Sequence[Estimate]) -> float:
+    """Return the mean over models of what is expected."""
+    return sum(estimate.quality for estimate in estimates) / len(estimates)
 
 
 def region_of(x: NDArray[np.float32]) -> NDArray[np.int64]:

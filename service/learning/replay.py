@@ -86,11 +86,12 @@ def replay(
     Args:
         rows: decisions that made a plan.
         plan: plans decisions as they are to be decided, and sets their estimates.
-        encoder_digest: of the encoder in use: what another embedded cannot be decided again.
+        encoder_digest: of the encoder in use: what another embedded cannot be decided again, and
+            neither can what was recorded without its prompt.
         stop: set when nobody waits for the result any more.
     """
     found = Replayed(recorded=len(rows))
-    usable = [row for row in rows if row.vector and row.encoder == encoder_digest]
+    usable = [row for row in rows if row.vector and row.prompt is not None and row.encoder == encoder_digest]
     worth: list[tuple[float, tuple[str, str, str]]] = []
     for first in range(0, len(usable), _AT_ONCE):
         if stop.is_set():

@@ -15,8 +15,8 @@ import numpy as np
 import structlog
 
 from index.sqlite_journal import DecisionRow, ReportRow
-from service.learning.journal import Journal
-from service.learning.online import Learner, Sample, region_of
+from service.learning.journal import Journal, restored
+from service.learning.online import Learner, Sample, mean_quality, region_of
 from service.settings import LearningSettings
 
 _log = structlog.get_logger("waypost")
@@ -27,8 +27,8 @@ _REST: Final = 9.0
 _HALF_LIVES: Final = 4.0
 
 T = TypeVar("T")
-Expect = Callable[[str, Sequence[Sample]], Sequence[float]]
-"""(scope, samples) → the quality that the generation in use expects of each sample's model."""
+Expect = Callable[[str, Sequence[Sample]], Sequence[tuple[float, float]]]
+"""(scope, samples) → the quality that the generation in use expects of each sample's model, and of all on average."""
 
 
 class Tutor:
@@ -120,7 +120,7 @@ class Tutor:
             some = stale[first : first + 64]
             values = await self._on_thread(partial(self._expect, scope, [fresh[i] for i in some]))
             for i, value in zip(some, values, strict=True):
-                fresh[i] = fresh[i]._replace(expected=value, generation=now)
+                fresh[i] = fresh[i]._replace(expected=value[0], others=value[1], generation=now)
         return fresh
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
@@ -138,6 +138,7 @@ def _sample(decision: DecisionRow, report: ReportRow) -> Sample | None:
         report.source,
         vector,
         report.expected,
+        mean_quality(restored(decision).expected),
         report.quality,
         decision.id,
         decision.generation,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from index.catalogue import parse_catalogue
+from index.catalogue import load_catalogue, parse_catalogue
+from service.labelling.endpoints import read_endpoints
 from service.settings import load_settings
 from tests.docs.blocks import BLOCKS, ROOT, Block, pages
 
@@ -38,9 +39,18 @@ def test_documented_catalogues_are_sound(block: Block) -> None:
     parse_catalogue(block.text, str(block))
 
 
+@pytest.mark.parametrize("block", kind("toml endpoints.toml"), ids=str)
+def test_documented_endpoints_can_be_called(block: Block, tmp_path: Path) -> None:
+    path, models = tmp_path / "endpoints.toml", ROOT / "reference_prompts" / "models.toml"
+    path.write_text(block.text, encoding="utf-8")
+    endpoints, judge = read_endpoints(path, load_catalogue(models), {"EXAMPLE_API_KEY": "a key"})
+    assert endpoints
+    assert judge is not None
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=str)
 def test_every_toml_block_says_which_file_it_is_of(block: Block) -> None:
-    assert block.info in {"toml waypost.toml", "toml models.toml"}
+    assert block.info in {"toml waypost.toml", "toml models.toml", "toml endpoints.toml"}
     tomllib.loads(block.text)
 
 

@@ -16,7 +16,6 @@ from service.learning.journal import Journal, restored
 from tests.service.kit import Service, running
 
 ON: dict[str, Any] = {"journal": {"enabled": True}}
-TEXTS: dict[str, Any] = {"journal": {"enabled": True, "prompts": True}}
 
 
 def row(name: str, at: float = 1.0, scope: str = "a", *, cached: bool = False, filler: int = 0) -> DecisionRow:
@@ -104,7 +103,7 @@ def test_it_is_read_while_another_process_writes_it(tmp_path: Path, file: Sqlite
 
 
 async def test_a_plan_is_restored_as_it_was(tmp_path: Path) -> None:
-    async with running(tmp_path, **TEXTS) as service:
+    async with running(tmp_path, **ON) as service:
         route = types_pb2.RouteControl(deny_models=["large"], max_cost_usd=0.5)
         made = await service.decide("add two small numbers", attributes={"tier": "gold"}, route=route, request_id="r")
         journal = journal_of(service)
@@ -120,10 +119,13 @@ async def test_a_plan_is_restored_as_it_was(tmp_path: Path) -> None:
 
 
 async def test_prompts_are_only_recorded_where_that_is_set(tmp_path: Path) -> None:
-    async with running(tmp_path, **ON) as service:
-        await service.decide(messages=[types_pb2.Message(role="user", content="a secret prompt")])
+    async with running(tmp_path, journal={"enabled": True, "prompts": False}) as service:
+        await service.decide("a secret prompt")
         journal_of(service)
-    assert b"a secret prompt" not in (tmp_path / "journal.sqlite3").read_bytes()
+    async with running(tmp_path, **ON) as service:
+        await service.decide("a secret prompt", cache=types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_BYPASS))
+        assert len(journal_of(service).file.plans(0.0, 10)) == 2
+    assert b"secret" not in (tmp_path / "journal.sqlite3").read_bytes()
 
 
 async def test_exact_hits_are_not_recorded_and_semantic_ones_are_not_replayed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from service.requests import Decision, Estimate, Outcome, Prompt, Request, Timin
 from service.settings import LearningSettings
 from tests.service.kit import Service, build, running
 
-ESTIMATES = (Estimate("cheap", 0.7, 0.6, 0.001, None), Estimate("dear", 0.9, 0.8, 0.01, 2.0))
+ESTIMATES = (Estimate("cheap", 0.7, 0.6, 0.001, None, 0.1), Estimate("dear", 0.9, 0.8, 0.01, 2.0))
 DAY = 86_400.0
 
 
@@ -65,15 +65,15 @@ class World:
             self.learner.fit(scope)()()
 
     def estimates(self, topic: int = 0, scope: str = "a") -> dict[str, Estimate]:
-        found = self.learner.adjust(scope, self.vector(topic).tobytes(), ESTIMATES)
-        return {estimate.model: estimate for estimate in found}
+        found = self.learner.adjust(scope, self.vector(topic).tobytes(), ESTIMATES, 1, 0.5)
+        return {estimate.model: estimate for estimate in found.estimates}
 
 
 def test_without_reports_estimates_are_the_very_same() -> None:
     world = World()
-    assert world.learner.adjust("a", b"", ESTIMATES) is ESTIMATES
+    assert world.learner.adjust("a", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
     world.report(0.0, times=50)
-    assert world.learner.adjust("b", b"", ESTIMATES) is ESTIMATES
+    assert world.learner.adjust("b", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
 
 
 def test_a_model_that_turns_bad_is_expected_to_be_bad_without_a_fit() -> None:
@@ -189,7 +189,31 @@ def test_cost_and_latency_follow_what_is_reported() -> None:
 def test_switched_off_it_learns_nothing() -> None:
     world = World(enabled=False)
     world.report(0.0, cost_usd=1.0, times=100)
-    assert world.learner.adjust("a", b"", ESTIMATES) is ESTIMATES
+    assert world.learner.adjust("a", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
+
+
+def test_reports_on_both_lower_the_doubt_about_leaving_the_fallback() -> None:
+    world = World()
+    world.report(0.7, times=200)
+    world.fit()
+    assert world.estimates()["cheap"].doubt == 0.1
+    world.report(0.9, model="dear", times=200)
+    world.fit()
+    assert world.estimates()["cheap"].doubt < 0.05
+    strange = tuple(estimate._replace(doubt=0.0) for estimate in ESTIMATES)
+    found = world.learner.adjust("a", world.vector(0).tobytes(), strange, 1, 0.5)
+    assert found.supported
+    assert 0 < found.estimates[0].doubt < 0.05
+
+
+def test_a_fallback_that_turns_bad_is_left_though_the_prompt_is_like_no_reference() -> None:
+    world = World()
+    world.report(0.9, model="dear", times=60)
+    vector = world.vector(0).tobytes()
+    assert not world.learner.adjust("a", vector, ESTIMATES, 1, 0.5).supported
+    world.report(0.0, model="dear", times=60)
+    assert world.learner.adjust("a", vector, ESTIMATES, 1, 0.5).supported
+    assert not world.learner.adjust("a", b"", ESTIMATES, 1, 0.5).supported
 
 
 @given(

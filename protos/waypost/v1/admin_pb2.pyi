@@ -838,7 +838,9 @@ class ReplayResponse(_message.Message):
     quality_change: _builtins.float
     """Change of the expected quality, summed over the decisions."""
     recorded: _builtins.int
-    """Decisions that made a plan and are recorded for the period; those without an embedding can't be replayed."""
+    """Decisions that made a plan and are recorded for the period; those without an embedding or without
+    their prompt can't be replayed.
+    """
     compared: _builtins.int
     """Of those replayed, the ones whose models the replaying generation knows both: the sums are over these."""
     cost_before_usd: _builtins.float

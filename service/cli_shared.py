@@ -1,0 +1,49 @@
+"""What several commands share: reading the settings, and a progress bar."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def settings_of(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:
+    """Return the settings from a file, the environment and the options of a command."""
+    from service.settings import load_settings
+
+    overrides: dict[str, dict[str, Any]] = {}
+    if index is not None:
+        overrides["index"] = {"path": index}
+    if data_dir is not None:
+        overrides["store"] = {"data_dir": data_dir}
+    if listen:
+        overrides["server"] = {"listen": tuple(listen)}
+    return load_settings(config, overrides)
+
+
+class progress:  # noqa: N801 - used like a function
+    """A progress bar on standard error, where that is a terminal; call it with (done, total), total 0: unknown."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Any:
+        return self._update
+
+    def _update(self, done: int, total: int, what: str = "", note: str = "") -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        what = what or self._what
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total or None)
+        self._bar.update(self._tasks[what], completed=done, total=total or None, description=what + note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
