@@ -31,6 +31,7 @@ from service.policy.values import Outlook
 from service.requests import Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
+from service.routing.feedback import Feedback
 from service.settings import Settings
 from service.spending import Accounts
 
@@ -53,13 +54,14 @@ class Decider:
     judge: Judge
     log: DecisionLog
     metrics: Metrics
+    feedback: Feedback = field(default_factory=Feedback)
     learner: Learner | None = None
     journal: Journal | None = None
     accounts: Accounts | None = None
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.policy = Policy(self.settings.policy, self.settings.routing)
+        self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:

@@ -31,8 +31,10 @@ from service.policy.state import Values
 from service.policy.values import Keep, Outlook
 from service.policy_settings import PolicySettings
 from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Trace
-from service.routing.choose import Ranking, fallback_model, rank, single, utility
-from service.settings import RoutingSettings
+from service.routing.cascade import Team
+from service.routing.choose import Ranking, fallback_model, rank, utility
+from service.routing.plan import describe, shaped
+from service.settings import ReviewSettings, RoutingSettings
 
 _KEPT: Final = 3
 
@@ -45,6 +47,7 @@ class Ready:
     fallback: str
     groups: Groups
     shares: dict[str, StrongShare]
+    team: Team
 
 
 class Policy:
@@ -53,11 +56,18 @@ class Policy:
     Args:
         settings: of the policy.
         routing: how references vote.
+        review: what reviews are taken to be worth.
         keep: where what is remembered is kept.
     """
 
-    def __init__(self, settings: PolicySettings, routing: RoutingSettings, keep: Keep = lambda *_: None) -> None:
-        self._settings, self._routing, self.keep = settings, routing, keep
+    def __init__(
+        self,
+        settings: PolicySettings,
+        routing: RoutingSettings,
+        review: ReviewSettings,
+        keep: Keep = lambda *_: None,
+    ) -> None:
+        self._settings, self._routing, self._review, self.keep = settings, routing, review, keep
         self._ready: dict[str, Ready] = {}
         self._health = Health(settings.health)
         self._goals = Goals(settings)
@@ -75,7 +85,9 @@ class Policy:
         fallback = fallback_model(generation, self._routing.fallback)
         compiled = compile_policy(self._settings, generation.catalogue, means)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
-        self._ready[generation.id] = Ready(compiled, fallback, groups_of(generation.catalogue), shares)
+        self._ready[generation.id] = Ready(
+            compiled, fallback, groups_of(generation.catalogue), shares, self._team(generation)
+        )
         while len(self._ready) > _KEPT:  # decisions under way may still need the one before
             del self._ready[next(iter(self._ready))]
 
@@ -125,7 +137,9 @@ class Policy:
         if ready.groups:
             ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
         self._remember(decision, ranking, ready, goal)
-        plan = single(ranking)
+        plan = shaped(ranking, route, ready.team)
+        if why := describe(plan, route.shape):
+            _note(decision, why)
         if decision.trace.arm:
             self._dealt(decision, plan, outlook, generation)
         return plan
@@ -140,13 +154,22 @@ class Policy:
         request, trace = self.admit(decision.request, decision.prompt, generation)
         if ready.groups:
             outlook = replace(outlook, estimates=alike(outlook.estimates, ready.groups))
-        _, ranking = self._rank(request, outlook, generation)
+        route, ranking = self._rank(request, outlook, generation)
         if not ranking.models:
             return _impossible(ranking, trace.rule)
         share = self._share(request, ready, self._goals.of(request.scope))
         if share is not None and ranking.reason is not Reason.PINNED:
             ranking, _ = by_share(ranking, share, ready.compiled.strong)
-        return single(ranking)
+        return shaped(ranking, route, ready.team)
+
+    def team(self, generation: Generation) -> Team:
+        """Return what is known of a generation's models together, and of reviews."""
+        return self._ready[generation.id].team
+
+    def _team(self, generation: Generation) -> Team:
+        acceptor = generation.acceptor
+        separation = self._review.separation if acceptor is None else acceptor.separation
+        return Team(separation, generation.agreement, generation.catalogue.ids, self._review.ensemble)
 
     def like(self, other: "Policy") -> None:
         """Take over what another one spent."""
@@ -266,7 +289,8 @@ class Policy:
             experiments = self._ready[generation.id].compiled.experiments
             asked = next(bound.asked[arm] for bound in experiments if bound.experiment.name == name)
             wished = ask(decision.request, [asked], overrides=False)
-            shadow = single(self._rank(wished, outlook, generation)[1])
+            route, ranking = self._rank(wished, outlook, generation)
+            shadow = shaped(ranking, route, self.team(generation))
             self.results.compared(name, arm, plan, shadow)
             would = shadow.steps[0].model if shadow.steps else "no model"
             _note(decision, f"experiment: shadow arm {decision.trace.arm} would take {would}")
