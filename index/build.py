@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index.acceptor import Acceptor, fit_acceptor
 from index.catalogue import Catalogue
-from index.encoder import Encoder, encode_tokens
+from index.encoder import Encoder, encode_texts, encode_tokens
 from index.errors import GenerationError, ReferenceError_
 from index.estimator import Estimator
 from index.fitting import fit
@@ -27,6 +28,7 @@ from index.generation import (
     verify_generation,
     write_generation,
 )
+from index.judged import JudgedAnswer
 from index.records import Reference
 from index.references import write_references
 from index.text import canonical, content_hash, digest
@@ -47,6 +49,7 @@ class BuildReport:
     embedded: int
     truncated: int
     estimator: Estimator
+    acceptor: Acceptor | None = None
 
     @property
     def reused(self) -> int:
@@ -61,6 +64,7 @@ def build_index(
     output: Path,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     fitting: Callable[[int, int], None] = lambda _done, _total: None,
+    answers: Sequence[JudgedAnswer] = (),
 ) -> BuildReport:
     """Build a generation below `output` and make it current.
 
@@ -71,9 +75,11 @@ def build_index(
         output: the index folder.
         progress: called with (done, to do) prompts while embedding.
         fitting: called with (done, to do) prompts while the estimator is fitted.
+        answers: with outcomes; an acceptor is fitted on them, and reviews answers with it. None: no acceptor.
 
     Raises:
         ReferenceError_: there are no references.
+        InputError: there are too few answers to learn from.
         OSError: the folder cannot be written.
     """
     if not references:
@@ -86,6 +92,7 @@ def build_index(
     rows = _fingerprints(hashes, *labels, catalogue)
     kept = _kept(rows, previous)
     estimator, fitted = kept or (fit(vectors, texts, *labels, progress=fitting), rows)
+    acceptor = _acceptor(answers, encoder, progress) if answers else None
     with staging(output) as folder:
         names = ["references.jsonl", "models.toml", "estimator.npz", "fitted.npy", "hashes.npy", "vectors.npy"]
         write_references(folder / "references.jsonl", references)
@@ -98,6 +105,9 @@ def build_index(
             names += ["graph.faiss", "graph_rows.npy"]
             partition = _graph(vectors, hashes, previous)
             np.save(folder / "graph_rows.npy", partition.save(folder / "graph.faiss"))
+        if acceptor is not None:
+            names.append("acceptor.npz")
+            acceptor.save(folder / "acceptor.npz")
         generation = write_generation(
             output,
             {name: folder / name for name in names},
@@ -106,7 +116,7 @@ def build_index(
             _calibration(estimator),
         )
     set_current(output, generation)
-    return BuildReport(generation, len(references), embedded, truncated, estimator)
+    return BuildReport(generation, len(references), embedded, truncated, estimator, acceptor)
 
 
 def _fingerprints(
@@ -137,6 +147,22 @@ def _calibration(estimator: Estimator) -> dict[str, Any]:
         {"expected": round(e, 4), "actual": round(a, 4), "rows": int(n)} for e, a, n in estimator.reliability.tolist()
     ]
     return {"error": round(estimator.calibration_error, 4), "bins": bins}
+
+
+def _acceptor(answers: Sequence[JudgedAnswer], encoder: Encoder, progress: Callable[[int, int], None]) -> Acceptor:
+    """Embed prompts and answers, equal texts once, and fit."""
+    texts = [canonical(text) for answer in answers for text in (answer.prompt, answer.answer)]
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    done = 0
+
+    def finished(texts: int) -> None:
+        nonlocal done
+        done += texts
+        progress(done, len(row))
+
+    embedded = encode_texts(encoder, list(row), progress=finished).astype(np.float64)
+    vectors = embedded[[row[text] for text in texts]]
+    return fit_acceptor(answers, vectors[::2], vectors[1::2])
 
 
 def _embed(

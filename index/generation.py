@@ -13,7 +13,8 @@ checked against the manifest before it is used. Written by `index.build`, read b
         ├── estimator.npz           quality and cost of every model, as learned from all of these
         ├── fitted.npy              (n,) uint64: a fingerprint of every reference the estimator was fitted on
         ├── hashes.npy  vectors.npy content hash (n, 16) uint8 and embedding (n, d) float32 of every prompt
-        └── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
+        ├── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
+        └── acceptor.npz            where answers with outcomes were given: what reviews them
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index.acceptor import Acceptor
 from index.catalogue import Catalogue, parse_catalogue
 from index.errors import GenerationError
 from index.estimator import Estimator
@@ -45,6 +47,9 @@ _MANIFEST = "manifest.json"
 _CONTENT: Final = ("format", "references", "encoder_digest", "dimensions", "calibration", "files")
 _LATEST: Final = 253_402_300_800  # the year 10000, where timestamps end
 _ABANDONED_S: Final = 86_400
+# Correlations from so many references know nothing that more would not; from so few they are worth half.
+_SAMPLE: Final = 20_000
+_FEW: Final = 20.0
 _REMEDY = "build it anew with `waypost build-index`"
 
 
@@ -73,6 +78,7 @@ class Generation:
     references: Sequence[Reference]
     partition: Partition
     estimator: Estimator
+    acceptor: Acceptor | None = None
 
     @property
     def id(self) -> str:
@@ -98,6 +104,14 @@ class Generation:
     def mean_costs(self) -> NDArray[np.float32]:
         """Mean cost in USD of every model over the references that know it: shape (models,), NaN where none does."""
         return _column_means(self.costs)
+
+    @cached_property
+    def agreement(self) -> NDArray[np.float64]:
+        """How far models are right on the same prompts: correlation of their scores, shape (models, models).
+
+        0 where two models are not known together; with few common references it is drawn towards that.
+        """
+        return score_agreement(self.scores)
 
     @cached_property
     def fallback(self) -> str:
@@ -136,6 +150,21 @@ def cost_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArra
             if name in column:
                 costs[row, column[name]] = cost
     return costs
+
+
+def score_agreement(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the correlation of scores between models, from the references that know both.
+
+    Args:
+        scores: shape (references, models), NaN where not known. Of very many references an even sample is taken.
+    """
+    scores = scores[:: max(1, len(scores) // _SAMPLE)]
+    known = (~np.isnan(scores)).astype(np.float64)
+    centred = np.nan_to_num(scores - _column_means(scores)).astype(np.float64)
+    common = known.T @ known
+    spread = np.sqrt(((centred**2).T @ known) * (known.T @ centred**2))
+    correlation = np.divide(centred.T @ centred, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.asarray(np.clip(correlation, -1.0, 1.0) * common / (common + _FEW))
 
 
 def write_generation(
@@ -265,7 +294,10 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
     fits = estimator.fits(manifest.dimensions, len(catalogue.models)) and len(references) == manifest.references
     if vectors.shape != (manifest.references, manifest.dimensions) or not fits:
         raise GenerationError(f"{folder}: its parts do not fit together; {_REMEDY}")
-    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors), estimator)
+    acceptor = Acceptor.load(folder / "acceptor.npz") if "acceptor.npz" in manifest.files else None
+    if acceptor is not None and acceptor.embeds and len(acceptor.head) != 2 * manifest.dimensions:
+        raise GenerationError(f"{folder}: its acceptor is of another encoder; {_REMEDY}")
+    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors), estimator, acceptor)
 
 
 def _partition(folder: Path, files: Collection[str], vectors: Vectors) -> Partition:

@@ -98,7 +98,7 @@ def read_references(
         RowsError: if rows are wrong and `on_error` is "fail".
         ReferenceError_: if a file cannot be read to its end, or nothing is in any of them.
     """
-    files = _files(paths)
+    files = source_files(paths)
     references: list[Reference] = []
     problems: list[Problem] = []
     places: dict[str, tuple[Path, int]] = {}
@@ -127,7 +127,7 @@ def claim_id(name: str, places: dict[str, tuple[Path, int]], place: tuple[Path, 
         raise RowError("id", f"{name!r} is already the id of the row at {earlier[0]}:{earlier[1]}")
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def source_files(paths: Sequence[Path]) -> list[Path]:
     """Return the files that paths stand for, each once."""
     files: dict[Path, Path] = {}
     for path in paths:

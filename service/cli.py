@@ -94,22 +94,27 @@ def build_index(
     output: Annotated[Path, typer.Option("--output", help="Index folder; made if it is not there.")],
     encoder: Annotated[Path | None, typer.Option("--encoder", help="Encoder folder; the default is MiniLM.")] = None,
     on_error: Annotated[OnError, typer.Option("--on-error", help="What to do with a wrong row.")] = OnError.FAIL,
+    answers: Annotated[
+        list[Path] | None, typer.Option("--answers", help="Answers with outcomes: learn to review from them.")
+    ] = None,
 ) -> None:
     """Build a generation of the index from labelled prompts, and make it the current one."""
     from index.build import build_index as build
     from index.catalogue import load_catalogue
     from index.encoder import OnnxEncoder
+    from index.judged import read_judged
     from index.references import read_references, warnings
     from service.settings import DEFAULT_ENCODER
 
     catalogue = load_catalogue(models)
+    judged = read_judged(answers, catalogue) if answers else []
     read = read_references(references, catalogue, on_error=on_error.value)
     _list_skipped(read.skipped)
     for warning in warnings(read.references):
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     loaded = OnnxEncoder.load(encoder or DEFAULT_ENCODER)
     with _progress("embedding") as update:
-        report = build(read.references, catalogue, loaded, output, update, partial(update, what="fitting"))
+        report = build(read.references, catalogue, loaded, output, update, partial(update, what="fitting"), judged)
     typer.echo(
         f"generation {report.generation} in {output}: {report.references} references, "
         f"{report.embedded} embedded, {report.reused} reused"
@@ -118,6 +123,12 @@ def build_index(
         f"what it expects of the best model is off by {report.estimator.calibration_error:.3f} on average, "
         "over references it was not fitted on"
     )
+    if report.acceptor is not None:
+        auc, error, _, count = report.acceptor.accuracy.tolist()
+        typer.echo(
+            f"acceptor from {count:.0f} answers: tells right from wrong with AUC {auc:.3f}, calibration error "
+            f"{error:.3f}, both held out; embeddings {'help' if report.acceptor.embeds else 'did not help'}"
+        )
     if report.truncated:
         typer.echo(f"{report.truncated} prompts are longer than the encoder's window: only their beginning votes")
 

@@ -28,8 +28,10 @@ from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.policy.policy import Policy
 from service.requests import NO_VOTERS, Decision, Hit, Plan, Prompt, Reason, Request, Timings
-from service.routing.choose import Known, fallback_model, single
+from service.routing.choose import Known, fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
+from service.routing.feedback import Feedback
+from service.routing.plan import describe, shaped
 from service.settings import Settings
 from service.spending import Accounts
 
@@ -52,6 +54,7 @@ class Decider:
     judge: Judge
     log: DecisionLog
     metrics: Metrics
+    feedback: Feedback = field(default_factory=Feedback)
     learner: Learner | None = None
     journal: Journal | None = None
     accounts: Accounts | None = None
@@ -59,7 +62,7 @@ class Decider:
     _base: tuple[Generation, int] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.policy = Policy(self.settings.policy, self.settings.routing)
+        self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
@@ -215,8 +218,10 @@ class Decider:
 
     def _choose(self, decision: Decision, result: Estimated, generation: Generation) -> Plan:
         """Take the best of what the limits leave, by the policy."""
-        ranking, _ = self.policy.choose(decision, *self._known(decision, result, generation))
-        plan = single(ranking)
+        ranking, route = self.policy.choose(decision, *self._known(decision, result, generation))
+        plan = shaped(ranking, route, self.policy.team(generation))
+        if why := describe(plan, route.shape):
+            decision.notes += (("choose", why),)
         self.policy.planned(decision, plan, generation)
         return plan
 
@@ -230,8 +235,8 @@ class Decider:
     def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
         """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
         result = self._estimate(decision, found, generation)
-        ranking, _ = self.policy.preview(decision, *self._known(decision, result, generation))
-        return single(ranking)
+        ranking, route = self.policy.preview(decision, *self._known(decision, result, generation))
+        return shaped(ranking, route, self.policy.team(generation))
 
     def _record(self, decision: Decision, started: float) -> Decision:
         decision.timings.total = perf_counter() - started

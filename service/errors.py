@@ -9,8 +9,7 @@ WaypostError (index.errors)
 │   ├── TooLarge            the response would not fit a message: RESOURCE_EXHAUSTED
 │   ├── NotReady            warming up or draining: UNAVAILABLE
 │   ├── Unauthenticated     no token, or an unknown one: UNAUTHENTICATED
-│   ├── Forbidden           not for this scope: PERMISSION_DENIED
-│   └── NotOffered          not part of this version: UNIMPLEMENTED
+│   └── Forbidden           not for this scope: PERMISSION_DENIED
 └── SettingsError           the settings are wrong: every line of it
 """
 
@@ -75,10 +74,6 @@ class Forbidden(RequestError):  # noqa: N818
     """The token is not for this scope or call."""
 
 
-class NotOffered(RequestError):  # noqa: N818
-    """The contract has it, this version does not do it."""
-
-
 class SettingsError(WaypostError):
     """The settings cannot be used; `problems` has one line for each thing that is wrong."""
 
@@ -98,7 +93,6 @@ _CODES: dict[type[WaypostError], grpc.StatusCode] = {
     NotReady: grpc.StatusCode.UNAVAILABLE,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
-    NotOffered: grpc.StatusCode.UNIMPLEMENTED,
     StoreFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StoreDamagedError: grpc.StatusCode.DATA_LOSS,
     StoreError: grpc.StatusCode.UNAVAILABLE,

@@ -48,6 +48,10 @@ class ScopeCounts:
     degraded: int = 0
     answers_reported_wrong: int = 0
     reported_cost_usd: float = 0.0
+    reviews: int = 0
+    reviews_escalated: int = 0
+    accepts_judged: int = 0
+    false_accepts: int = 0
     plans: Counts[str] = field(default_factory=Counts)
     reports: Counts[str] = field(default_factory=Counts)
 
@@ -105,6 +109,18 @@ class Metrics:
         )
         self._coverage.set_function(self._covered)
         self._reports = Counter("waypost_reports", "Reports by outcome.", ["outcome"], registry=self.registry)
+        self._reviews = Counter(
+            "waypost_reviews",
+            "Reviewed answers by verdict and plain failure.",
+            ["verdict", "failure"],
+            registry=self.registry,
+        )
+        self._accepts = Counter(
+            "waypost_accepts_judged",
+            "Accepted answers whose quality was reported, by whether they were right.",
+            ["right"],
+            registry=self.registry,
+        )
         self._calls = Counter(
             "waypost_calls",
             "Calls by method and status.",
@@ -173,6 +189,20 @@ class Metrics:
             counts.reported_cost_usd += cost_usd
             counts.answers_reported_wrong += wrong
         self._reports.labels(outcome).inc()
+
+    def reviewed(self, scope: str, *, accepted: bool, failure: str) -> None:
+        """Count a review; escalations by reviews is the escalation rate."""
+        for counts in (self.total, self.scope(scope)):
+            counts.reviews += 1
+            counts.reviews_escalated += not accepted
+        self._reviews.labels("accept" if accepted else "escalate", failure).inc()
+
+    def accept_judged(self, scope: str, *, right: bool) -> None:
+        """Count an accepted answer of which a report said how good it was."""
+        for counts in (self.total, self.scope(scope)):
+            counts.accepts_judged += 1
+            counts.false_accepts += not right
+        self._accepts.labels("yes" if right else "no").inc()
 
     def called(self, method: str, code: str) -> None:
         """Count a call that failed."""

@@ -20,11 +20,11 @@ from index.records import LiveReference, Reference
 from index.store import Kind, RecordKey
 from index.text import canonical
 from index.vectors import Vectors
-from service import replaying
+from service import replaying, reviews
 from service.auth import Principal
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
-from service.errors import InvalidRequest, NotFound, NotOffered, PreconditionFailed, TooLarge, to_status
+from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
 from service.lookup import Ask
 from service.reports import Report, oversize, report, to_answer
 from service.requests import Decision, Outcome
@@ -91,8 +91,9 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
 
 async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:
     """Router.Review."""
-    del message, call
-    raise NotOffered("Review is not offered by this version: judge answers in the caller")
+    decision = await _decision(message.decision_id, call)
+    given = incoming.to_given(message, _catalogue(call), decision)
+    return outgoing.from_reviewed(await reviews.review(call.runtime.decider, decision, given, call.deadline))
 
 
 async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
@@ -120,13 +121,17 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         runtime.encoder,
         runtime.settings.cache,
     )
+    quality = message.quality if message.HasField("quality") else None
+    reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
     runtime.heard(decision, rating)
     first, decision.reported = not decision.reported, True
     if first:
         outcome = what.outcome.name.lower() if what.outcome else "cached"
         cost = message.usage.cost_usd
-        runtime.decider.metrics.reported(decision.request.scope, outcome, cost, wrong=what.answer_wrong)
+        runtime.decider.metrics.reported(
+            decision.request.scope, outcome, cost, wrong=what.answer_wrong and decision.hit is not None
+        )
     return router_pb2.ReportResponse(
         stored=bool(done.entry_id),
         entry_id=done.entry_id,
@@ -274,6 +279,10 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
         generation_references=len(decider.generation.references),
         answers_reported_wrong=counts.answers_reported_wrong,
         reported_cost_usd=counts.reported_cost_usd,
+        reviews=counts.reviews,
+        reviews_escalated=counts.reviews_escalated,
+        accepts_judged=counts.accepts_judged,
+        false_accepts=counts.false_accepts,
     )
     if decider.accounts is not None:
         learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")

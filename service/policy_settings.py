@@ -34,6 +34,8 @@ class Wishes(_Table):
     """Only models of this tier."""
     min_tier: str = ""
     """Only models of this tier or a higher one."""
+    shape: Literal["", "single", "cascade", "speculative", "ensemble"] = ""
+    """The form of the plan, where the request does not ask for one."""
     max_cost_usd: NotNegative | None = None
     """The most a call may be expected to cost; the request's own limit holds as well."""
     max_latency_s: Positive | None = None

@@ -82,6 +82,12 @@ async def report(
         wrong = decision.hit.answer
         removed = int(answers.view.by_id(wrong.scope, wrong.id) is not None)
         await answers.remove([RecordKey(Kind.ANSWER, wrong.scope, wrong.id)])
+    elif what.answer_wrong:  # a reviewed answer, which may have been stored before anyone knew
+        scope, entry_id = decision.request.scope, decision.prompt.key[:16].hex()
+        entry = answers.view.by_id(scope, entry_id)
+        if entry is not None and entry.model == what.model:
+            removed = 1
+            await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id)])
     if not fill_token:
         return Reported(removed=removed)
     _check_token(decision, fill_token)
@@ -170,6 +176,8 @@ def _refusal(what: Report, settings: CacheSettings) -> str:
     """Return why an answer may not be stored, "" where it may."""
     if what.outcome is not Outcome.OK:
         return "the outcome was not OK"
+    if what.answer_wrong:
+        return "the answer is reported as wrong"
     if not what.answer.strip():
         return "the answer is empty"
     if what.finish_reason not in _COMPLETE:

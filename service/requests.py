@@ -42,6 +42,23 @@ class Reason(enum.Enum):
     CONSTRAINED = 5
 
 
+class Shape(enum.Enum):
+    """The form of a plan; values are the contract's."""
+
+    SINGLE = 1
+    CASCADE = 2
+    SPECULATIVE = 3
+    ENSEMBLE = 4
+
+
+class Combine(enum.Enum):
+    """How the answers of an ensemble become one; values are the contract's."""
+
+    NONE = 0
+    WEIGHTED_VOTE = 1
+    BEST_REVIEWED = 2
+
+
 class Outcome(enum.Enum):
     """How a model call ended; values are the contract's."""
 
@@ -82,7 +99,7 @@ class RouteOptions:
     """What is asked of the plan, by the caller or by the policy. Models are ids of the catalogue.
 
     `limits` are the policy's own: what each is called, and the models it leaves. `latency_weight`: points of quality
-    that a second is worth. `unit`: what experiments assign by.
+    that a second is worth. `unit`: what experiments assign by. `shape` of None: SINGLE, unless a rule says otherwise.
     """
 
     allow: frozenset[str] = frozenset()
@@ -97,6 +114,7 @@ class RouteOptions:
     latency_weight: float | None = None
     limits: tuple[tuple[str, frozenset[str]], ...] = ()
     unit: str = ""
+    shape: Shape | None = None
 
     def admits(self, model: str) -> bool:
         """Return whether an answer of this model is wanted at all, be it a cached one."""
@@ -241,12 +259,40 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The models to call, in order; without steps, `infeasible` says which limits left none."""
+    """The models to call, in order; without steps, `infeasible` says which limits left none.
+
+    `accept_at` has the probability at which to stop for each of the first steps: the step behind these is taken as it
+    comes, those behind it are for when calls fail. `priors` says how likely each of these steps is right once it is
+    reached. The first `together` steps are started at once. `quality` and `cost_usd` are expected of a whole
+    cascade or pair.
+    """
 
     steps: tuple[Estimate, ...]
     confidence: float
     reason: Reason
     infeasible: tuple[str, ...] = ()
+    shape: Shape = Shape.SINGLE
+    accept_at: tuple[float, ...] = ()
+    priors: tuple[float, ...] = ()
+    together: int = 1
+    combine: Combine = Combine.NONE
+    quality: float = 0.0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What a review said of a model's answer: the probability that it is right, and whether it was accepted.
+
+    `next_model` is the one to call now, "" where the answer was accepted or none is left. `evidence` has what each
+    source said, as log-odds or as the caller gave it, so that a later report can teach what the source is worth.
+    """
+
+    accepted: bool
+    p_acceptable: float
+    next_model: str = ""
+    failure: str = ""
+    evidence: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(slots=True)
@@ -329,6 +375,7 @@ class Decision:
     reported: bool = False
     heard: tuple[str, ...] = ()
     trace: Trace = field(default_factory=Trace)
+    reviews: dict[str, Reviewed] = field(default_factory=dict)
 
     @property
     def neighbours(self) -> tuple[Neighbour, ...]:

@@ -249,7 +249,7 @@ def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Gene
     generation = load_generation(folder, encoder.digest)
     fallback_model(generation, settings.routing.fallback)
     baseline_of(generation, settings.stats.baseline)
-    _ = generation.mean_costs  # computed now, not by the first decision
+    _ = generation.mean_costs, generation.agreement  # computed now, not by the first decision
     return generation
 
 

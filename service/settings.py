@@ -4,11 +4,13 @@ No other module reads the environment. `WAYPOST_CACHE__THRESHOLD=0.97` overrides
 lists are given as JSON.
 """
 
+import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -133,6 +135,21 @@ class RoutingSettings(_Table):
     """Expected length of an answer where the caller does not say."""
 
 
+class ReviewSettings(_Table):
+    """Plans of several models, and the review of their answers."""
+
+    accuracy: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.75
+    """How well reviews tell right answers from wrong ones where the index has no acceptor, as the area under the ROC
+    curve: what plans assume of the scores that callers send. 0.5: not at all, so that no cascade is worth it."""
+    ensemble: Annotated[int, Field(ge=2, le=9)] = 3
+    """How many models an ensemble calls."""
+
+    @property
+    def separation(self) -> float:
+        """The accuracy as the distance between right and wrong answers, in deviations."""
+        return math.sqrt(2) * NormalDist().inv_cdf(self.accuracy)
+
+
 class DecisionSettings(_Table):
     """What is remembered of decisions, for Explain, Report and fills."""
 
@@ -214,6 +231,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     routing: RoutingSettings = RoutingSettings()
     policy: PolicySettings = PolicySettings()
+    review: ReviewSettings = ReviewSettings()
     decisions: DecisionSettings = DecisionSettings()
     journal: JournalSettings = JournalSettings()
     learning: LearningSettings = LearningSettings()

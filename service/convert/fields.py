@@ -17,6 +17,7 @@ from service.requests import (
     CacheMode,
     CacheOptions,
     RouteOptions,
+    Shape,
 )
 
 MIB: Final = 1 << 20
@@ -161,9 +162,6 @@ def to_route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOpti
     at_most("route.require", message.require, 64)
     if message.shape not in types_pb2.PlanShape.values():
         raise InvalidRequest(("route.shape", f"{message.shape} is not a PlanShape"))
-    if message.shape > types_pb2.PLAN_SHAPE_SINGLE:
-        name = types_pb2.PlanShape.Name(message.shape)
-        raise InvalidRequest(("route.shape", f"{name} is not offered by this version: use PLAN_SHAPE_SINGLE"))
     if has("willingness_to_pay") and not message.willingness_to_pay > 0:
         raise InvalidRequest(("route.willingness_to_pay", "must be more than 0 USD per point of quality"))
 
@@ -182,4 +180,5 @@ def to_route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOpti
         output_tokens=int(tokens) if tokens is not None else None,
         pin=next(iter(to_models("route.pin_model", [message.pin_model], catalogue))) if message.pin_model else "",
         unit=sized("route.experiment_unit", message.experiment_unit, 256),
+        shape=Shape(message.shape) if message.shape else None,
     )

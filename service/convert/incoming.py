@@ -35,6 +35,7 @@ from service.requests import (
     Decision,
     Request,
 )
+from service.routing.review import Given
 
 
 def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Request:
@@ -128,12 +129,38 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decisi
             in_range("usage.cost_usd", usage.cost_usd, 0)
     sized("finish_reason", message.finish_reason, 256)
     sized("content_type", message.content_type, 256)
-    if message.HasField("answer_wrong") and message.answer_wrong and not was_hit:
-        raise InvalidRequest(("answer_wrong", "this decision served no cached answer"))
+    model = _planned_or_known(message.model, catalogue, decision) if message.model else ""
+    if message.HasField("answer_wrong") and message.answer_wrong and not was_hit and model not in decision.reviews:
+        raise InvalidRequest(("answer_wrong", "this decision served no cached answer, and none of it was reviewed"))
+    return model
+
+
+def to_given(message: router_pb2.ReviewRequest, catalogue: Catalogue, decision: Decision) -> Given:
+    """Return what is to be reviewed, or raise InvalidRequest."""
+    if decision.plan is None:
+        raise InvalidRequest(("decision_id", "this decision served a cached answer: there is no step to review"))
+    if not message.model:
+        raise InvalidRequest(("model", "required: which of the plan's models answered?"))
+    model = _planned_or_known(message.model, catalogue, decision)
+    steps = [step.model for step in decision.plan.steps]
+    if model not in steps:
+        raise InvalidRequest(("model", f"{model!r} is no step of this plan, which has {', '.join(steps) or 'none'}"))
+    has = message.HasField
+    logprob = in_range("logprob_mean", message.logprob_mean, -1e6, 0) if has("logprob_mean") else None
+    return Given(
+        model,
+        sized("answer", message.answer, MAX_ANSWER),
+        in_range("score", message.score, 0, 1) if has("score") else None,
+        logprob,
+    )
+
+
+def _planned_or_known(name: str, catalogue: Catalogue, decision: Decision) -> str:
+    """Return the id of a model; one of the plan's stands as it is, as a plan may be older than the catalogue."""
     planned = decision.plan.steps if decision.plan is not None else ()
-    if not message.model or any(step.model == message.model for step in planned):
-        return message.model  # a plan may be older than the catalogue
-    return next(iter(to_models("model", [message.model], catalogue)))
+    if any(step.model == name for step in planned):
+        return name
+    return next(iter(to_models("model", [name], catalogue)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from service.requests import (
     Decision,
     Estimate,
     Judged,
+    Reviewed,
     Timings,
 )
 
@@ -76,6 +77,15 @@ def from_explained(decision: Decision) -> admin_pb2.ExplainResponse:
     return response
 
 
+def from_reviewed(reviewed: Reviewed) -> router_pb2.ReviewResponse:
+    """Return the response for a review."""
+    return router_pb2.ReviewResponse(
+        verdict=types_pb2.VERDICT_ACCEPT if reviewed.accepted else types_pb2.VERDICT_ESCALATE,
+        next_model=reviewed.next_model,
+        p_acceptable=reviewed.p_acceptable,
+    )
+
+
 def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bool = True) -> None:
     hit = decision.hit
     assert hit is not None  # noqa: S101 - the caller looked
@@ -98,10 +108,16 @@ def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bo
 def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
     plan = decision.plan
     assert plan is not None  # noqa: S101 - the caller looked
-    for step in plan.steps:
+    for i, step in enumerate(plan.steps):
         message = out.steps.add(model=step.model, quality=step.quality, cost_usd=step.cost_usd)
         if step.latency_s is not None:
             message.latency.CopyFrom(duration(step.latency_s))
+        if i < len(plan.accept_at):
+            message.accept_at = plan.accept_at[i]
+        if 0 < i < plan.together:
+            message.with_previous = True
+    out.shape = plan.shape.value  # type: ignore[assignment]
+    out.combine = plan.combine.value  # type: ignore[assignment]
     out.confidence = plan.confidence
     out.reason = plan.reason.value  # type: ignore[assignment]
     if plan.infeasible:

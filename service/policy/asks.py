@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from index.catalogue import Catalogue, did_you_mean
 from service.policy_settings import Wishes
-from service.requests import CacheMode, Request
+from service.requests import CacheMode, Request, Shape
+
+Given = TypeVar("Given")
 
 # How far the cache takes part, from wholly to not at all.
 _CACHE: Final = (CacheMode.DEFAULT, CacheMode.EXACT_ONLY, CacheMode.REFRESH, CacheMode.BYPASS)
@@ -101,13 +103,14 @@ def ask(request: Request, asked: Sequence[Asked], *, overrides: bool) -> Request
             max_latency_s=_tightest(min, route.max_latency_s, (w.max_latency_s for w in wishes)),
             min_quality=_tightest(max, route.min_quality, (w.min_quality for w in wishes)),
             willingness_to_pay=first(route.willingness_to_pay, *(w.willingness_to_pay for w in wishes)),
+            shape=first(route.shape, *(Shape[w.shape.upper()] for w in wishes if w.shape)),
             latency_weight=first(route.latency_weight, *(w.latency_weight for w in wishes)),
         ),
         cache=cache if mode is cache.mode else replace(cache, mode=mode),
     )
 
 
-def first(*values: float | None) -> float | None:
+def first(*values: Given | None) -> Given | None:
     """Return the first that is given."""
     return next((value for value in values if value is not None), None)
 

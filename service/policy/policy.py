@@ -29,8 +29,9 @@ from service.policy.sessions import Key, Sessions, Turn, stay
 from service.policy.state import Values
 from service.policy_settings import PolicySettings
 from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Trace
+from service.routing.cascade import Team
 from service.routing.choose import Known, Ranking, fallback_model, rank, utility
-from service.settings import RoutingSettings
+from service.settings import ReviewSettings, RoutingSettings
 
 _KEPT: Final = 3
 
@@ -46,6 +47,7 @@ class Ready:
     fallback: str
     groups: Groups
     shares: dict[str, StrongShare]
+    team: Team
 
 
 class Policy:
@@ -54,11 +56,18 @@ class Policy:
     Args:
         settings: of the policy.
         routing: how references vote.
+        review: what reviews are taken to be worth.
         keep: where what is remembered is kept.
     """
 
-    def __init__(self, settings: PolicySettings, routing: RoutingSettings, keep: Keep = lambda *_: None) -> None:
-        self._settings, self._routing, self.keep = settings, routing, keep
+    def __init__(
+        self,
+        settings: PolicySettings,
+        routing: RoutingSettings,
+        review: ReviewSettings,
+        keep: Keep = lambda *_: None,
+    ) -> None:
+        self._settings, self._routing, self._review, self.keep = settings, routing, review, keep
         self._ready: dict[str, Ready] = {}
         self._health = Health(settings.health)
         self._goals = Goals(settings)
@@ -77,7 +86,8 @@ class Policy:
         compiled = compile_policy(self._settings, generation.catalogue, means)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
         self._ready.pop(generation.id, None)  # the latest stands last
-        self._ready[generation.id] = Ready(compiled, fallback, groups_of(generation.catalogue), shares)
+        groups, team = groups_of(generation.catalogue), self._team(generation)
+        self._ready[generation.id] = Ready(compiled, fallback, groups, shares, team)
         while len(self._ready) > _KEPT:  # decisions under way may still need the one before
             del self._ready[next(iter(self._ready))]
 
@@ -178,6 +188,15 @@ class Policy:
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow:
             self.results.planned(trace.arm)
+
+    def team(self, generation: Generation) -> Team:
+        """Return what is known of a generation's models together, and of reviews."""
+        return self._ready[generation.id].team
+
+    def _team(self, generation: Generation) -> Team:
+        acceptor = generation.acceptor
+        separation = self._review.separation if acceptor is None else acceptor.separation
+        return Team(separation, generation.agreement, generation.catalogue.ids, self._review.ensemble)
 
     def like(self, other: "Policy") -> None:
         """Take over what another one spent."""

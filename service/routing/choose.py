@@ -11,7 +11,7 @@ from typing import Final
 from index.catalogue import Catalogue
 from index.generation import Generation
 from index.records import Model
-from service.requests import Estimate, Plan, Reason, RouteOptions
+from service.requests import Estimate, Plan, Reason, RouteOptions, Shape
 
 # The model to call, and two more to go on to.
 _STEPS: Final = 3
@@ -207,7 +207,8 @@ def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
                 lambda _, e: e.latency_s is None or e.latency_s <= latency,
             )
         )
-    if (quality := route.min_quality) is not None:
+    # Of other shapes the whole plan must reach it, not each step: service.routing.plan sees to that.
+    if (quality := route.min_quality) is not None and route.shape in {None, Shape.SINGLE}:
         limits.append((f"min_quality {quality:g}", lambda _, e: e.quality >= quality))
     return limits
 

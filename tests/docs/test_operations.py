@@ -86,12 +86,13 @@ def flat(tables: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def use_everything(server: Server) -> None:
-    """Let every label appear: a decision, a report, and a call that fails."""
+    """Let every label appear: a decision, a review and what became of it, a report, and a call that fails."""
     scope = f"docs-{uuid.uuid4().hex}"
     with server.channel() as channel:
         router = router_pb2_grpc.RouterStub(channel)
         decision = router.Decide(router_pb2.DecideRequest(scope=scope, prompt="Which series are there?"))
         model = decision.plan.steps[0].model
+        router.Review(router_pb2.ReviewRequest(decision_id=decision.decision_id, model=model, answer="All.", score=1))
         router.Report(
             router_pb2.ReportRequest(
                 decision_id=decision.decision_id,

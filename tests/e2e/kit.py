@@ -64,6 +64,13 @@ class Client:
         }
         return self.router.Report(router_pb2.ReportRequest(**given | fields), metadata=self.metadata)
 
+    def review(
+        self, decision: router_pb2.DecideResponse, answer: str = "an answer", **fields: Any
+    ) -> router_pb2.ReviewResponse:
+        first = decision.plan.steps[0].model if decision.plan.steps else ""
+        given: dict[str, Any] = {"decision_id": decision.decision_id, "model": first, "answer": answer}
+        return self.router.Review(router_pb2.ReviewRequest(**given | fields), metadata=self.metadata)
+
     def invalidate(self, scope: str = "", **fields: Any) -> cache_pb2.InvalidateResponse:
         return self.cache.Invalidate(cache_pb2.InvalidateRequest(scope=scope, **fields), metadata=self.metadata)
 

@@ -104,9 +104,6 @@ DECIDE: list[tuple[Callable[[], Message], str]] = [
     *((lambda n=n: routed(min_quality=n), "route.min_quality") for n in NUMBERS_0_TO_1),
     *((lambda n=n: routed(willingness_to_pay=n), "route.willingness_to_pay") for n in [0.0, -1.0, NAN, INF]),
     *((lambda n=n: routed(expected_output_tokens=n), "route.expected_output_tokens") for n in [0, -1, 1_000_001]),
-    (lambda: routed(shape=types_pb2.PLAN_SHAPE_CASCADE), "route.shape"),
-    (lambda: routed(shape=types_pb2.PLAN_SHAPE_SPECULATIVE), "route.shape"),
-    (lambda: routed(shape=types_pb2.PLAN_SHAPE_ENSEMBLE), "route.shape"),
     (lambda: routed(shape=99), "route.shape"),
     (lambda: routed(experiment_unit="x" * 257), "route.experiment_unit"),
 ]
@@ -258,7 +255,7 @@ LIMITS: list[tuple[str, Callable[[], Message]]] = [
     ("Router.Decide", lambda: routed(max_cost_usd=1.7e308, willingness_to_pay=1.7e308, min_quality=0)),
     ("Router.Decide", lambda: routed(expected_output_tokens=1_000_000, max_latency=Duration(nanos=1))),
     ("Router.Decide", lambda: routed(expected_output_tokens=1, experiment_unit="x" * 256, require=["x"] * 64)),
-    ("Router.Decide", lambda: routed(shape=types_pb2.PLAN_SHAPE_SINGLE)),
+    *(("Router.Decide", lambda s=s: routed(shape=s)) for s in types_pb2.PlanShape.values()),
     ("Cache.Put", lambda: put(scope="limits", answer="x" * MIB)),
     ("Cache.Put", lambda: put(scope="limits", source_tags=[f"{i:256}" for i in range(64)])),
     ("Cache.Put", lambda: put(scope="limits", content_type="x" * 256, model="x" * 256, answer="a", chunks=["a", ""])),
@@ -322,18 +319,30 @@ def test_a_field_of_a_later_version_is_passed_over(client: Client, scope: str) -
     assert response.plan.steps
 
 
-@pytest.mark.parametrize("method", ["Router.Review"])
-def test_what_this_version_does_not_offer_says_what_to_do_instead(client: Client, method: str) -> None:
-    told = refusal(lambda: client.raw(method.replace(".", "/"), b""))
-    assert told.code is grpc.StatusCode.UNIMPLEMENTED
-    assert "not offered by this version" in told.text
+REVIEWS: list[tuple[Parts, str]] = [
+    ({"model": ""}, "model"),
+    ({"model": "nobody"}, "model"),
+    ({"answer": "x" * (4 * MIB + 1)}, "answer"),
+    *(({"score": n}, "score") for n in NUMBERS_0_TO_1),
+    *(({"logprob_mean": n}, "logprob_mean") for n in (0.1, NAN, INF, -INF)),
+]
 
 
-@pytest.mark.parametrize("call", ["Explain", "Report"])
+@pytest.mark.parametrize(("parts", "field"), REVIEWS)
+def test_a_review_beyond_a_limit_is_refused(client: Client, scope: str, parts: Parts, field: str) -> None:
+    decision = client.decide("a prompt", scope)
+    told = refusal(lambda: client.review(decision, **parts))
+    assert (told.code, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+    assert client.review(decision, score=1, logprob_mean=-0.0).verdict == types_pb2.VERDICT_ACCEPT
+
+
+@pytest.mark.parametrize("call", ["Explain", "Report", "Review"])
 def test_an_unknown_decision_is_not_found(client: Client, call: str) -> None:
     def ask() -> object:
         if call == "Explain":
             return client.admin.Explain(admin_pb2.ExplainRequest(decision_id="f" * 24))
+        if call == "Review":
+            return client.review(router_pb2.DecideResponse(decision_id="f" * 24), model="small")
         return client.report(router_pb2.DecideResponse(decision_id="f" * 24))
 
     assert refusal(ask).code is grpc.StatusCode.NOT_FOUND

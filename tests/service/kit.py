@@ -127,6 +127,13 @@ class Service:
         found: router_pb2.ReportResponse = await self.call("Router.Report", router_pb2.ReportRequest(**given | fields))
         return found
 
+    async def review(
+        self, decision: router_pb2.DecideResponse, model: str, answer: str, **fields: Any
+    ) -> router_pb2.ReviewResponse:
+        request = router_pb2.ReviewRequest(decision_id=decision.decision_id, model=model, answer=answer, **fields)
+        found: router_pb2.ReviewResponse = await self.call("Router.Review", request)
+        return found
+
     async def upsert(self, *references: references_pb2.Reference, scope: str = "") -> references_pb2.UpsertResponse:
         found: references_pb2.UpsertResponse = await self.call(
             "References.Upsert", references_pb2.UpsertRequest(scope=scope, references=references)

@@ -303,6 +303,10 @@ class GetStatsResponse(_message.Message):
     ESCALATIONS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    REVIEWS_ESCALATED_FIELD_NUMBER: _builtins.int
+    ACCEPTS_JUDGED_FIELD_NUMBER: _builtins.int
+    FALSE_ACCEPTS_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     """Decisions made."""
     exact_hits: _builtins.int
@@ -333,6 +337,14 @@ class GetStatsResponse(_message.Message):
     """The baseline, a setting."""
     escalations: _builtins.int
     """Reports on a later step of a plan than its first."""
+    reviews: _builtins.int
+    """Answers reviewed."""
+    reviews_escalated: _builtins.int
+    """Of those, not accepted."""
+    accepts_judged: _builtins.int
+    """Accepted answers of which a report told how good they were."""
+    false_accepts: _builtins.int
+    """Of those, wrong: quality below a half, or answer_wrong."""
     @_builtins.property
     def plans_by_model(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Plans by the model of their first step."""
@@ -371,10 +383,14 @@ class GetStatsResponse(_message.Message):
         escalations: _builtins.int = ...,
         models: _abc.Mapping[_builtins.str, Global___ModelStats] | None = ...,
         arms: _abc.Mapping[_builtins.str, Global___ArmStats] | None = ...,
+        reviews: _builtins.int = ...,
+        reviews_escalated: _builtins.int = ...,
+        accepts_judged: _builtins.int = ...,
+        false_accepts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "semantic_hits", b"semantic_hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_judged", b"accepts_judged", "answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "false_accepts", b"false_accepts", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "reviews", b"reviews", "reviews_escalated", b"reviews_escalated", "semantic_hits", b"semantic_hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -286,9 +286,9 @@ class ReviewRequest(_message.Message):
     decision_id: _builtins.str
     """The decision whose plan the step belongs to. Required."""
     model: _builtins.str
-    """The model that answered. Required."""
+    """The model that answered (id or alias), one of the plan's steps. Required."""
     answer: _builtins.str
-    """Its answer. At most 4 MiB."""
+    """Its answer. At most 4 MiB. An empty one is judged as well: it is a failure."""
     score: _builtins.float
     """The caller's own score of the answer, 0 to 1."""
     logprob_mean: _builtins.float
@@ -329,7 +329,7 @@ class ReviewResponse(_message.Message):
     verdict: _types_pb2.Verdict.ValueType
     """Accept, or go on."""
     next_model: _builtins.str
-    """The model to call next. Empty: accepted, or none is left."""
+    """The model to call next. Empty: accepted, or none is left. With ESCALATE and none left, the answer is of no use."""
     p_acceptable: _builtins.float
     """Calibrated probability that the answer is acceptable."""
     def __init__(
@@ -386,7 +386,7 @@ class ReportRequest(_message.Message):
     candidate_equivalent: _builtins.bool
     """Whether the plan's candidate would have been as good."""
     answer_wrong: _builtins.bool
-    """The served cached answer was wrong: it is removed."""
+    """The served cached answer was wrong: it is removed. Or, with `model`: the reviewed answer of that model was."""
     content_type: _builtins.str
     """What the answer is. Empty: "text/plain". At most 256 bytes."""
     quality_source: _builtins.str

@@ -101,6 +101,32 @@ MATCH_SEMANTIC: Match.ValueType  # 2
 """A prompt that means the same, in the same context."""
 Global___Match: _TypeAlias = Match  # noqa: Y015
 
+class _Combine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CombineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Combine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMBINE_UNSPECIFIED: _Combine.ValueType  # 0
+    COMBINE_WEIGHTED_VOTE: _Combine.ValueType  # 1
+    """Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps; the
+    heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
+    """
+    COMBINE_BEST_REVIEWED: _Combine.ValueType  # 2
+    """The answer with the highest p_acceptable of its Review."""
+
+class Combine(_Combine, metaclass=_CombineEnumTypeWrapper):
+    """How the answers of an ensemble become one."""
+
+COMBINE_UNSPECIFIED: Combine.ValueType  # 0
+COMBINE_WEIGHTED_VOTE: Combine.ValueType  # 1
+"""Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps; the
+heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
+"""
+COMBINE_BEST_REVIEWED: Combine.ValueType  # 2
+"""The answer with the highest p_acceptable of its Review."""
+Global___Combine: _TypeAlias = Combine  # noqa: Y015
+
 class _Reason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -504,12 +530,18 @@ class Plan(_message.Message):
     FILL_TOKEN_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     INFEASIBLE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    COMBINE_FIELD_NUMBER: _builtins.int
     confidence: _builtins.float
     """How sure the router is of its choice, 0 to 1."""
     reason: Global___Reason.ValueType
     """Why this model."""
     fill_token: _builtins.str
     """Give it back with Report to store the model's answer. Empty: this answer is not to be stored."""
+    shape: Global___PlanShape.ValueType
+    """The form of this plan: SINGLE where the asked form would do no better than one model."""
+    combine: Global___Combine.ValueType
+    """How the answers of an ensemble become one."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """First the model to call, then where to go if its answer will not do. Never empty, unless `infeasible` says why."""
@@ -531,10 +563,12 @@ class Plan(_message.Message):
         fill_token: _builtins.str = ...,
         candidate: Global___Candidate | None = ...,
         infeasible: _abc.Iterable[_builtins.str] | None = ...,
+        shape: Global___PlanShape.ValueType = ...,
+        combine: Global___Combine.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "confidence", b"confidence", "fill_token", b"fill_token", "infeasible", b"infeasible", "reason", b"reason", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "combine", b"combine", "confidence", b"confidence", "fill_token", b"fill_token", "infeasible", b"infeasible", "reason", b"reason", "shape", b"shape", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,6 +585,7 @@ class Step(_message.Message):
     COST_USD_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     ACCEPT_AT_FIELD_NUMBER: _builtins.int
+    WITH_PREVIOUS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's id in the catalogue."""
     quality: _builtins.float
@@ -559,6 +594,8 @@ class Step(_message.Message):
     """Expected cost of the call in USD."""
     accept_at: _builtins.float
     """Stop here if the answer's score is at least this, 0 to 1. Absent: the plan does not ask for a review."""
+    with_previous: _builtins.bool
+    """Start this call together with that of the step before, without waiting for its answer."""
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
         """Expected time to the whole answer. Absent: the catalogue does not say."""
@@ -571,10 +608,11 @@ class Step(_message.Message):
         cost_usd: _builtins.float = ...,
         latency: _duration_pb2.Duration | None = ...,
         accept_at: _builtins.float | None = ...,
+        with_previous: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accept_at", b"_accept_at", "accept_at", b"accept_at", "latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept_at", b"_accept_at", "accept_at", b"accept_at", "cost_usd", b"cost_usd", "latency", b"latency", "model", b"model", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept_at", b"_accept_at", "accept_at", b"accept_at", "cost_usd", b"cost_usd", "latency", b"latency", "model", b"model", "quality", b"quality", "with_previous", b"with_previous"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accept_at: _TypeAlias = _typing.Literal["accept_at"]  # noqa: Y015
     _WhichOneofArgType__accept_at: _TypeAlias = _typing.Literal["_accept_at", b"_accept_at"]  # noqa: Y015
