@@ -90,7 +90,7 @@ def test_a_model_whose_calls_fail_is_left_out_of_plans(starter_index: Path, tmp_
         after = client.decide("What is the capital of France?", "s", explain=True)
         assert after.plan.steps
         assert model not in {step.model for step in after.plan.steps}
-        assert after.explanation.notes[0].note == f"health: the circuit of {model} is open"
+        assert f"health: the circuit of {model} is open" in [one.note for one in after.explanation.notes]
         client.close()
 
 
