@@ -5,16 +5,20 @@ Plain arrays, filled by `service.evaluation.local` and `service.evaluation.remot
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.generation import Generation
+from index.records import Reference
 from service.evaluation.data import Rows
 from service.evaluation.metrics import Floats, Ints
 
 # As many rows of the overall mean are added to a category: few references should not speak for all of it.
 _PRIOR_ROWS = 1.0
+_SHOWN = 200
+NEAR = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +34,26 @@ class Prior:
     categories: int
 
 
+class Near(NamedTuple):
+    """A reference near a prompt: its cosine, the model that is best there, the beginning of its prompt."""
+
+    similarity: float
+    best_model: str
+    prompt: str
+
+    @classmethod
+    def of(cls, similarity: float, reference: Reference) -> "Near":
+        """Return what is shown of a reference."""
+        best = reference.best_model or max(reference.scores, key=lambda name: reference.scores[name], default="")
+        return cls(similarity, best, reference.prompt[:_SHOWN])
+
+
 @dataclass(frozen=True, eq=False)
 class Answered:
     """The router's estimates of shape (rows, models), the model it named (-1: none), and where it fell back.
 
-    `fold` numbers the generation that answered: estimates of different ones are not on one scale.
+    `fold` numbers the generation that answered: estimates of different ones are not on one scale. `near` are the
+    nearest references of every row, where they were asked for.
     """
 
     quality: Floats
@@ -44,6 +63,7 @@ class Answered:
     generations: tuple[str, ...]
     fold: Ints
     prior: Prior | None = None
+    near: Sequence[tuple[Near, ...]] = ()
 
 
 def learn_prior(rows: Rows, generation: Generation) -> Prior:
@@ -106,4 +126,5 @@ def join(parts: Sequence[Answered], places: Sequence[Ints]) -> Answered:
         tuple(dict.fromkeys(name for part in parts for name in part.generations)),
         np.repeat(np.arange(len(parts)), [len(part.chosen) for part in parts])[order],
         prior,
+        [every[i] for i in order.tolist()] if (every := [near for part in parts for near in part.near]) else (),
     )

@@ -13,6 +13,7 @@ from index.calibration import reliability_table
 from service.evaluation import metrics
 from service.evaluation.answers import Answered
 from service.evaluation.data import Rows
+from service.evaluation.details import Details, details
 from service.evaluation.metrics import Floats
 from service.evaluation.policies import BEST, ROUTER, ZERO, Frame, Policy, frame, policies, singles
 
@@ -54,6 +55,7 @@ class Part:
     share_curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     confusion: dict[str, dict[str, float]] = field(default_factory=dict)
     reliability: list[tuple[float, float, float]] = field(default_factory=list)
+    details: Details = field(default_factory=Details)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ def measure(trials: Sequence[Trial], seed: int, times: int) -> Part:
         share_curves=_share_curves(seen) if two else {},
         confusion=_confusion(trials) if rows.kind == "labels" else {},
         reliability=_reliability(trials),
+        details=details([(trial.rows, trial.answered) for trial in trials], shared),
     )
 
 

@@ -9,7 +9,7 @@ from index.generation import Generation
 from index.records import Reference
 from index.vectors import Vectors
 from service.decide import normalise
-from service.evaluation.answers import Answered, learn_prior
+from service.evaluation.answers import NEAR, Answered, Near, learn_prior
 from service.evaluation.data import Rows, to_request
 from service.lookup import Ask, search
 from service.requests import Plan, Prompt, Reason, Request
@@ -34,6 +34,7 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
     place = {model: i for i, model in enumerate(rows.models)}
     quality, cost = np.empty(rows.quality.shape), np.empty(rows.quality.shape)
     chosen, fallback = np.full(len(rows), -1), np.zeros(len(rows), np.bool_)
+    nearest: list[tuple[Near, ...]] = []
     base = generation.catalogue.ids.index(fallback_model(generation, routing.fallback))
     for first in range(0, len(rows), _AT_ONCE):
         batch = vectors[first : first + _AT_ONCE]
@@ -52,9 +53,10 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
             fallback[row] = plan.reason in FALLBACKS or result.voters is None
-    return Answered(
-        quality, cost, chosen, fallback, (generation.id,), np.zeros(len(rows), np.int64), learn_prior(rows, generation)
-    )
+            known = result.voters.neighbours(NEAR) if result.voters is not None else ()
+            nearest.append(tuple(Near.of(one.similarity, one.reference) for one in known))
+    prior, fold = learn_prior(rows, generation), np.zeros(len(rows), np.int64)
+    return Answered(quality, cost, chosen, fallback, (generation.id,), fold, prior, nearest)
 
 
 def texts(references: Sequence[Reference]) -> list[str]:

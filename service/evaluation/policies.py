@@ -120,6 +120,11 @@ def _estimating(
     return Policy(name, _one_hot(chosen, len(rows.models)), _reached(rows, picked), gain, quality)
 
 
+def utility_sweep(rows: Rows, quality: Floats, cost: Floats, shared: Frame) -> tuple[Floats, Floats]:
+    """Return true quality and cost of what estimates choose at every price, shape (rows, points) each."""
+    return _reached(rows, utility_choices(quality, cost, shared.prices))
+
+
 def _ranked(policy: Policy, fold: Ints) -> Policy:
     """Return a policy that ranks rows within the fold they belong to, from 0 to 1; equals share the middle rank.
 

@@ -16,7 +16,7 @@ from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, t
 from index.catalogue import Catalogue
 from index.records import Message, Model, Reference
 from service.client import CallError
-from service.evaluation.answers import Answered
+from service.evaluation.answers import NEAR, Answered, Near
 from service.evaluation.data import Rows, to_request
 from service.evaluation.local import FALLBACKS
 from service.requests import Request
@@ -129,7 +129,11 @@ def _answered(rows: Rows, responses: Sequence[router_pb2.DecideResponse], servic
         missing = [m for m, i in place.items() if np.isnan(quality[:, i]).any()]
         raise CallError(f"{service.address}: expects nothing of {', '.join(missing)}: its catalogue is another one")
     generations = tuple(dict.fromkeys(response.generation for response in responses))
-    return Answered(quality, cost, chosen, fallback, generations, np.zeros(len(rows), np.int64))
+    near = [
+        tuple(Near(n.similarity, n.best_model, n.prompt) for n in response.explanation.neighbours[:NEAR])
+        for response in responses
+    ]
+    return Answered(quality, cost, chosen, fallback, generations, np.zeros(len(rows), np.int64), near=near)
 
 
 def _ask(

@@ -11,6 +11,7 @@ from typing import Any, Final
 from index.errors import InputError
 from service.evaluation import plots
 from service.evaluation.figures import Figures, Part
+from service.evaluation.html import page
 from service.evaluation.policies import BEST, CHEAPEST, LENGTH, RANDOM, ROUTER, ZERO
 
 _WIDTH: Final = 118
@@ -68,7 +69,7 @@ def to_text(report: Report) -> str:
 
 
 def write(report: Report, output: Path) -> list[Path]:
-    """Write report.json and the plots into a folder, made if it is not there, and return the files.
+    """Write report.json, report.html and the plots into a folder, made if it is not there, and return the files.
 
     Raises:
         InputError: matplotlib is not installed, or the folder cannot be written.
@@ -78,8 +79,11 @@ def write(report: Report, output: Path) -> list[Path]:
         output.mkdir(parents=True, exist_ok=True)
         written = [output / "report.json"]
         written[0].write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-        for part in report.parts:
-            written += plots.draw(part, output, several=len(report.parts) > 1)
+        drawn = [(part, plots.draw(part, output, several=len(report.parts) > 1)) for part in report.parts]
+        written += [path for _, paths in drawn for path in paths]
+        lines = [" ".join(line.split()) for line in _heading(report)]
+        written.append(output / "report.html")
+        written[-1].write_text(page("How well prompts are routed", lines, drawn), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{output}: the report cannot be written there: {error}") from error
     return written
@@ -125,6 +129,8 @@ def _part(part: Part, seeds: int) -> str:
     lines += ["", "Always the same model", _table(_short(columns), _some(part.single_models))]
     if part.reliability:
         lines += ["", "Expected and actual quality of the chosen model", _reliability(part.reliability)]
+    if part.details.targets:
+        lines += ["", "From wanted quality to expected cost", _targets(part)]
     if part.confusion:
         lines += ["", "Labelled (rows) and chosen (columns)", _confusion(part.confusion)]
     return "\n".join(lines)
@@ -183,6 +189,22 @@ def _table(columns: Sequence[tuple[str, str, str]], rows: dict[str, Figures]) ->
 def _reliability(table: Sequence[tuple[float, float, float]]) -> str:
     cells = [[_written(e, _POINTS), _written(a, _POINTS), _written(share, _SHARE)] for e, a, share in table]
     return _drawn(["expected", "actual", "prompts %"], cells)
+
+
+def _targets(part: Part) -> str:
+    best = part.policies[BEST]["cost_usd"]
+    cells = [
+        [
+            f"{one.wanted:.3f}",
+            _written(one.cost_usd, _USD),
+            "-" if one.zero_cost_usd is None else _written(one.zero_cost_usd, _USD),
+            f"{(one.cost_usd / best - 1) * 100:+.0f} %" if best > 0 else "-",
+            "quality first" if math.isinf(one.willingness_to_pay) else f"{one.willingness_to_pay:.3g}",
+        ]
+        for one in part.details.targets
+    ]
+    heads = ["wanted", "USD / 1,000", "zero router", f"against {_brief(part.best)}", "willingness_to_pay"]
+    return _drawn(heads, cells)
 
 
 def _confusion(counts: dict[str, dict[str, float]]) -> str:

@@ -1,6 +1,7 @@
 """The figures by hand on tiny cases, what must hold of them always, and the command around them."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from index.errors import InputError
 from index.records import Model, Reference
 from service.client import CallError
 from service.evaluation import Evaluation, Service, run, to_text, write
-from service.evaluation.answers import Answered, Prior, join
+from service.evaluation.answers import Answered, Near, Prior, join
 from service.evaluation.data import Rows, as_rows, folds, sample
+from service.evaluation.details import Regret
 from service.evaluation.figures import Part, Trial, measure
 from service.evaluation.metrics import Floats
 from service.settings import Settings, load_settings
@@ -254,14 +256,51 @@ def test_report_and_plots_are_written(rows_file: Path, tmp_path: Path) -> None:
         "quality_cost.png",
         "share_quality.png",
         "reliability.png",
+        "report.html",
     ]
     assert json.loads(written[0].read_text())["parts"][0]["policies"]["router"]["apgr"] > 0.5
-    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written[1:])
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written[1:-1])
+
+
+def test_the_page_needs_nothing_else_and_shows_prompts_as_they_are(rows_file: Path, tmp_path: Path) -> None:
+    report = run(plan(rows_file), load_settings())
+    [part] = report.parts
+    near = (Near(0.9, "large", "<i>"),)
+    regret = Regret("<script>alert(1)</script>", "<b>", "small", 0.9, 0.0, "large", 1.0, near)
+    part = replace(part, details=replace(part.details, regrets=[regret]))
+    write(replace(report, parts=(part,)), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    for section in ("From wanted quality to expected cost", "By category", "Worst regrets", "Share of calls"):
+        assert section in page
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_what_a_quality_costs_rises_and_regrets_are_worst_first(rows_file: Path) -> None:
+    [part] = run(plan(rows_file), load_settings()).parts
+    targets = part.details.targets
+    assert [t.wanted for t in targets] == sorted(t.wanted for t in targets)
+    assert [t.cost_usd for t in targets] == sorted(t.cost_usd for t in targets)
+    assert all(t.quality >= t.wanted - 1e-9 for t in targets)
+    assert sum(part.details.shares.values()) == pytest.approx(1.0)
+    assert sum(one.rows for one in part.details.categories) == part.rows
+    assert all(one.oracle_quality >= one.quality for one in part.details.categories)
+    lost = [one.better_actual - one.actual for one in part.details.regrets]
+    assert lost == sorted(lost, reverse=True)
+    assert all(len(one.neighbours) == 3 for one in part.details.regrets)
+    assert "wanted" in to_text(run(plan(rows_file), load_settings()))
 
 
 def test_the_plot_of_labels_is_drawn_too(rows_file: Path, tmp_path: Path) -> None:
     report = replace(run(plan(rows_file), load_settings()), parts=(labels_part(),))
-    assert [path.name for path in write(report, tmp_path)] == ["report.json", "quality_cost.png", "reliability.png"]
+    assert [path.name for path in write(report, tmp_path)] == [
+        "report.json",
+        "quality_cost.png",
+        "reliability.png",
+        "report.html",
+    ]
     assert "Labelled (rows) and chosen (columns)" in to_text(report)
 
 
