@@ -1,7 +1,7 @@
 """The policy as decisions meet it: every step in its order, each in a module of its own.
 
     before the cache:     rules, experiment
-    after the estimates:  feasibility and health, utility, session, exploration, deployment, plan, shadow arm
+    after the estimates:  rules by category, feasibility and health, utility, session, exploration, deployment, shadow arm
 
 Lives on the event loop; what it takes long to make is made by `prepare`, on a thread. Called by `service.decide`, and
 with what callers report.
@@ -15,16 +15,14 @@ from typing import Any, Final
 from index.generation import Generation
 from service.learning.journal import Rating
 from service.policy.asks import ask
-from service.policy.compiled import Compiled, compile_policy
+from service.policy.compiled import Compiled, fit
 from service.policy.deployments import Groups, alike, groups_of, spread
 from service.policy.experiments import Results, deal, first_that_fits, fraction, unit_of
 from service.policy.exploration import explore
-from service.policy.expressions import context_of
-from service.policy.facts import facts
 from service.policy.goals import Goals, by_share, weigh
 from service.policy.health import Health
 from service.policy.pacing import StrongShare
-from service.policy.rules import apply_rules
+from service.policy.rules import rule_early, rule_late
 from service.policy.sessions import Key, Sessions, Turn, stay
 from service.policy.state import Values
 from service.policy_settings import PolicySettings
@@ -81,9 +79,8 @@ class Policy:
             SettingsError: the policy does not fit its catalogue.
             CatalogueError: its catalogue has no such fallback model.
         """
-        means = generation.mean_scores.tolist()
         fallback = fallback_model(generation, self._routing.fallback)
-        compiled = compile_policy(self._settings, generation.catalogue, means)
+        compiled = fit(self._settings, generation)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
         self._ready.pop(generation.id, None)  # the latest stands last
         groups, team = groups_of(generation.catalogue), self._team(generation)
@@ -103,10 +100,9 @@ class Policy:
         compiled, trace = self._ready[generation.id].compiled, Trace(request)
         if not compiled.rules and not compiled.experiments:
             return request, trace
-        context = context_of(facts(request, prompt, compiled.facts)) if compiled.facts else None
-        request, trace.rule = apply_rules(request, compiled, context)
+        request = rule_early(request, prompt, trace, compiled)
         if compiled.experiments and not request.route.pin:
-            bound = first_that_fits(compiled.experiments, request, context)
+            bound = first_that_fits(compiled, request, prompt)
             arm = deal(bound.experiment, request.scope, unit_of(request, prompt)) if bound is not None else None
             if bound is not None and arm is not None:
                 trace.arm, trace.shadow = f"{bound.experiment.name}/{arm.name}", arm.shadow
@@ -127,7 +123,11 @@ class Policy:
             generation: of the decision.
             tokens: about how many a model would read and write together.
         """
-        ready, request = self._ready[generation.id], decision.request
+        ready = self._ready[generation.id]
+        if ready.compiled.late:
+            request, trace, prompt = decision.request, decision.trace, decision.prompt
+            decision.request = rule_late(request, prompt, trace, ready.compiled, decision.voters)
+        request = decision.request
         budget = self._goals.budgets.get(self._goals.of(request.scope).key)
         if budget is not None:
             budget.turn(decision.decided_at)
@@ -159,6 +159,8 @@ class Policy:
         """
         ready = self._ready[generation.id]
         request, trace = self.admit(decision.request, decision.prompt, generation)
+        if ready.compiled.late:
+            request = rule_late(request, decision.prompt, trace, ready.compiled, decision.voters)
         if ready.groups:
             known = replace(known, estimates=alike(known.estimates, ready.groups))
         ranking, route = self._rank(request, known, generation, tokens)

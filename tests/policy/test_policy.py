@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waypost.v1 import admin_pb2, types_pb2
+from waypost.v1 import admin_pb2, references_pb2, types_pb2
 
 from service.errors import PreconditionFailed
 from service.requests import Reason
@@ -69,6 +69,46 @@ async def test_an_answer_of_a_model_that_a_rule_excludes_is_not_served(root: Pat
         await service.put(EASY, "from the small one", model="small")
         assert (await service.decide(EASY)).answer.content == "from the small one"
         assert (await service.decide(EASY, attributes={"tier": "gold"})).plan.steps
+
+
+async def test_a_rule_may_look_at_the_category_of_the_nearest_references(root: Path) -> None:
+    maths = {"name": "maths", "when": 'category == "maths"', "tier": "medium"}
+    writing = {"name": "writing", "when": 'category == "writing" && turns == 1', "pin": "small"}
+    async with running(root, **EVERYTHING, **rules(maths, writing)) as service:
+        seen = []
+        for prompt in (EASY, "write a short poem"):
+            # Few references: those of one category stand alone.
+            await service.upsert(
+                *(
+                    references_pb2.Reference(
+                        id=f"{prompt} {i}",
+                        prompt=f"{prompt} {'!' * i}",
+                        best_model="large",
+                        category="maths" if prompt == EASY else "writing",
+                    )
+                    for i in range(1, 12)
+                )
+            )
+            decision = await service.decide(prompt, explain=True)
+            seen.append((decision.explanation.rule, {step.model for step in decision.plan.steps}))
+        assert seen == [("maths", {"medium-1"}), ("writing", {"small-1"})]
+
+
+@pytest.mark.parametrize(
+    ("first", "models"),
+    [
+        ({"when": "turns == 1", "tier": "large", "stop": True}, {"large-1"}),
+        ({"when": "turns == 1", "pin": "large"}, {"large-1"}),
+        ({"when": "turns == 2", "tier": "large", "stop": True}, {"medium-1"}),
+    ],
+)
+async def test_rules_before_the_search_go_first(root: Path, first: dict[str, Any], models: set[str]) -> None:
+    late = {"when": 'category == "maths" || category != "maths"', "pin": "medium"}
+    async with running(root, **EVERYTHING, **rules(first, late)) as service:
+        own = types_pb2.RouteControl(pin_model="small")
+        for route in (types_pb2.RouteControl(), own) if "pin" in first or first["when"] == "turns == 2" else (None,):
+            decision = await service.decide(EASY, route=route)
+            assert {step.model for step in decision.plan.steps} == models
 
 
 @pytest.mark.parametrize(
