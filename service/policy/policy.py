@@ -1,7 +1,7 @@
 """The policy as decisions meet it: every step in its order, each in a module of its own.
 
     before the cache:     rules, experiment
-    after the estimates:  rules by category, feasibility and health, utility, session, exploration, deployment, shadow arm
+    after the estimates:  rules by category, feasibility, health, utility, session, exploration, deployment, shadow arm
 
 Lives on the event loop; what it takes long to make is made by `prepare`, on a thread. Called by `service.decide`, and
 with what callers report.

@@ -163,6 +163,12 @@ async def test_a_share_of_strong_models_is_followed(root: Path) -> None:
         assert not any(s for s, prompt in zip(strong, prompts, strict=True) if prompt == EASY)
         (note,) = [n for n in plans[-1].explanation.notes if n.note.startswith("share:")]
         assert "threshold" in note.note
+        share = next(iter(service.runtime.decider.policy._ready.values())).shares[""]
+        before = share.threshold
+        for _ in range(5):
+            only = types_pb2.RouteControl(allow_models=["large"])
+            assert (await service.decide(HARD, cache=BYPASS, route=only)).plan.steps[0].model == "large-1"
+        assert share.threshold == before, "where there was no choice nothing is counted"
         own = await service.decide(HARD, route=types_pb2.RouteControl(willingness_to_pay=1e-9))
         assert own.plan.steps[0].model == "small-1", "the request's own price holds"
 
