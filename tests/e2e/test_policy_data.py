@@ -46,5 +46,5 @@ def test_a_share_of_strong_models_is_met_and_well_spent(tmp_path: Path) -> None:
     assert chosen[:200].count(STRONG) / 200 == pytest.approx(TARGET, abs=0.1), "calibrated, not only followed"
     quality = sum(row["scores"][model] for row, model in zip(asked, chosen, strict=True)) / ASKED
     strong, weak = (sum(row["scores"][model] for row in asked) / ASKED for model in (STRONG, WEAK))
-    # Over 5 seeds: .009 to .027 above dealing the same share at random.
-    assert quality > weak + share * (strong - weak)
+    # Over 5 other draws of the rows: .026 to .034 above dealing the same share at random.
+    assert quality > weak + share * (strong - weak) + 0.01
