@@ -332,8 +332,8 @@ class Trace:
     `asked` is the request as it came; None: as it is. `rule` names the rules that matched, `stopped` is the place of
     one after which none is looked at. `arm` is "experiment/arm", which is only compared with where it is a `shadow`.
     `propensity`: with which probability the plan's first model was taken. `charged`: USD counted against a budget and
-    not yet reported (None: none is). `judged`: whether its quality counts for the arm already. `gain`: of a strong
-    model, where a share of these is followed.
+    not yet reported (None: none is). `judged`: whether its quality counts for the arm already. `lead`: the model that
+    was ranked first, whatever the plan's shape makes of it. `gain`: of a strong model, where a share is followed.
     """
 
     asked: Request | None = None
@@ -343,6 +343,7 @@ class Trace:
     propensity: float = 1.0
     charged: float | None = None
     judged: bool = False
+    lead: str = ""
     gain: float | None = None
     stopped: float = math.inf
 

@@ -26,7 +26,7 @@ from service.policy.rules import rule_early, rule_late
 from service.policy.sessions import Key, Sessions, Turn, stay
 from service.policy.state import Values
 from service.policy_settings import PolicySettings
-from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Trace
+from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Shape, Trace
 from service.routing.cascade import Team
 from service.routing.choose import Known, Ranking, fallback_model, rank, utility
 from service.settings import ReviewSettings, RoutingSettings
@@ -145,6 +145,7 @@ class Policy:
             ranking = self._lead(decision, ranking, utility(known.estimates, route), ready, known=about)
         if ready.groups:
             ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
+        decision.trace.lead = ranking.models[0].model
         if decision.trace.shadow:
             self._shadow(decision, ranking, known, generation, tokens)
         return ranking, route
@@ -180,13 +181,13 @@ class Policy:
         if self._health.chosen(scope, first.model, time.monotonic()):
             _note(decision, f"health: {first.model} is tried again")
         if trace.gain is not None and (share := self._share(decision.request, ready)):
-            share.follow(trace.gain, strong=first.model in ready.compiled.strong)
+            share.follow(trace.gain, strong=trace.lead in ready.compiled.strong)
         if plan.reason is not Reason.PINNED and (key := self._conversation(decision)):
-            self.sessions.put(key, first.model, decision.decided_at)
+            self.sessions.put(key, trace.lead, decision.decided_at)
         goal = self._goals.of(scope)
         if budget := self._goals.budgets.get(goal.key):
-            budget.spend(first.cost_usd, decision.decided_at)
-            trace.charged = first.cost_usd
+            trace.charged = max(plan.cost_usd, sum(step.cost_usd for step in plan.steps[: plan.together]))
+            budget.spend(trace.charged, decision.decided_at)
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow:
             self.results.planned(trace.arm)
@@ -221,8 +222,8 @@ class Policy:
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow and not trace.judged:
             trace.judged = self.results.judged(trace.arm, rating.quality, ok=outcome is Outcome.OK)
-        # The answer came from a later, dearer step: the conversation has shown that it needs it.
-        dearer = step is not None and step.cost_usd > plan.steps[0].cost_usd
+        # The answer came from a dearer model than was thought to do: the conversation has shown that it needs it.
+        dearer = step is not None and plan.shape is Shape.SINGLE and step.cost_usd > plan.steps[0].cost_usd
         if dearer and outcome is Outcome.OK and (key := self._conversation(decision)):
             self.sessions.put(key, rating.model, time.time())
 

@@ -216,6 +216,24 @@ async def test_an_answer_from_a_later_step_moves_the_conversation_up(root: Path)
         assert (await service.decide("and now?", conversation_id="c")).plan.steps[0].model == "large-1"
 
 
+async def test_a_conversation_of_cascades_keeps_what_the_cascade_is_measured_by(root: Path) -> None:
+    async with running(root, **EVERYTHING) as service:
+        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_CASCADE)
+        first = await service.decide(HARD, conversation_id="c", route=shape)
+        await service.report(first, fill_token="", model=first.plan.steps[0].model)
+        follow = await service.decide("make it shorter", conversation_id="c", route=shape, explain=True)
+        assert "large-1" in {step.model for step in follow.plan.steps}
+        assert any("stays with large-1" in n.note for n in follow.explanation.notes)
+
+
+async def test_a_budget_is_charged_for_all_that_a_plan_starts(root: Path) -> None:
+    async with running(root, **EVERYTHING, policy={"monthly_budget_usd": 100.0}) as service:
+        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE)
+        plan = (await service.decide(MIXED, route=shape)).plan
+        assert plan.shape == types_pb2.PLAN_SHAPE_ENSEMBLE
+        assert service.runtime.decider.policy.spent_usd() == pytest.approx(sum(s.cost_usd for s in plan.steps))
+
+
 async def test_pins_and_switched_off_sessions_leave_conversations_alone(root: Path) -> None:
     async with running(root, **EVERYTHING) as service:
         await service.decide(EASY, conversation_id="c", route=types_pb2.RouteControl(pin_model="large"))
