@@ -12,7 +12,7 @@ from index.references import read_references, warnings
 from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from service.cache.semantic import load_judge
-from service.policy.compiled import compile_policy
+from service.policy.compiled import fit
 from service.routing.choose import fallback_model
 from service.settings import Settings, load_settings
 from service.spending import baseline_of
@@ -72,7 +72,7 @@ def _index(settings: Settings, encoder: Encoder | None) -> Iterator[Finding]:
     policy = settings.policy
     name = f"policy ({len(policy.rules)} rules, {len(policy.experiments)} experiments)"
     try:
-        compile_policy(policy, generation.catalogue, generation.mean_scores.tolist())
+        fit(policy, generation)
     except WaypostError as error:
         yield name, str(error)
     else:

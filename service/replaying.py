@@ -18,7 +18,7 @@ from index.generation import Generation
 from service.errors import InvalidRequest, PreconditionFailed, SettingsError
 from service.learning.journal import Journal
 from service.learning.replay import Replayed, replan, replay
-from service.policy.compiled import compile_policy
+from service.policy.compiled import fit
 from service.requests import Decision, Plan
 from service.routing.choose import fallback_model
 from service.runtime import Runtime
@@ -58,7 +58,7 @@ async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
         generation = await runtime.find(wanted.generation)
     try:
         fallback_model(generation, settings.routing.fallback)
-        compile_policy(settings.policy, generation.catalogue, generation.mean_scores.tolist())
+        fit(settings.policy, generation)
     except CatalogueError as error:
         raise InvalidRequest(("settings", f"routing.fallback: {error}")) from error
     except SettingsError as error:

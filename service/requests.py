@@ -4,6 +4,7 @@
 """
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -328,10 +329,11 @@ STAGES = (
 class Trace:
     """What the policy did with one decision.
 
-    `asked` is the request as it came; None: as it is. `rule` names the rules that matched, `arm` "experiment/arm",
-    which is only compared with where it is a `shadow`. `propensity`: with which probability the plan's first model was
-    taken. `charged`: USD counted against a budget and not yet reported (None: none is). `judged`: whether its quality
-    counts for the arm already. `gain`: of a strong model, where a share of these is followed.
+    `asked` is the request as it came; None: as it is. `rule` names the rules that matched, `stopped` is the place of
+    one after which none is looked at. `arm` is "experiment/arm", which is only compared with where it is a `shadow`.
+    `propensity`: with which probability the plan's first model was taken. `charged`: USD counted against a budget and
+    not yet reported (None: none is). `judged`: whether its quality counts for the arm already. `lead`: the model that
+    was ranked first, whatever the plan's shape makes of it. `gain`: of a strong model, where a share is followed.
     """
 
     asked: Request | None = None
@@ -341,7 +343,9 @@ class Trace:
     propensity: float = 1.0
     charged: float | None = None
     judged: bool = False
+    lead: str = ""
     gain: float | None = None
+    stopped: float = math.inf
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
 from service.lookup import search
 from service.metrics import Metrics
-from service.policy.compiled import compile_policy
+from service.policy.compiled import fit
 from service.policy.published import publish_policy
 from service.policy.state import State
 from service.requests import Decision, Prompt, Request, Timings
@@ -231,7 +231,7 @@ def _expecting(decider: Decider) -> Expect:
 def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
     encoder = OnnxEncoder.load(settings.encoder.path)
     generation = _load_generation(current_generation(settings.index.path), encoder, settings)
-    compile_policy(settings.policy, generation.catalogue, generation.mean_scores.tolist())
+    fit(settings.policy, generation)
     store = SqliteStore(settings.store.file)
     try:
         view = View(encoder.digest, encoder.dimensions)

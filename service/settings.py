@@ -4,6 +4,7 @@ No other module reads the environment. `WAYPOST_CACHE__THRESHOLD=0.97` overrides
 lists are given as JSON.
 """
 
+import json
 import math
 import os
 import re
@@ -356,7 +357,7 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return str(value)

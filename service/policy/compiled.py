@@ -4,21 +4,24 @@ Made at the start, by `waypost check`, and before another generation is activate
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from index.catalogue import Catalogue, did_you_mean
+from index.generation import Generation
 from service.errors import SettingsError
 from service.policy.asks import Asked, bind
 from service.policy.expressions import Condition, ExpressionError
-from service.policy.never import never
+from service.policy.facts import LATE
+from service.policy.never import never, unknown_category
 from service.policy_settings import Experiment, PolicySettings, Rule
 
 
 @dataclass(frozen=True, slots=True)
 class BoundRule:
-    """A rule with its condition (None: always) and what it asks."""
+    """A rule with its place in the list, its condition (None: always) and what it asks."""
 
+    place: int
     rule: Rule
     condition: Condition | None
     asked: Asked
@@ -35,29 +38,45 @@ class BoundExperiment:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A policy that can be applied. `facts` are those that some condition looks at; `strong` are ids."""
+    """A policy that can be applied; `strong` are ids.
+
+    `late` are the rules that can only be looked at after the search. `facts` and `late_facts` are what conditions look
+    at before it and after.
+    """
 
     rules: tuple[BoundRule, ...]
+    late: tuple[BoundRule, ...]
     experiments: tuple[BoundExperiment, ...]
     facts: frozenset[str]
+    late_facts: frozenset[str]
     strong: frozenset[str]
 
 
-def compile_policy(settings: PolicySettings, catalogue: Catalogue, mean_scores: Sequence[float]) -> Compiled:
+def fit(settings: PolicySettings, generation: Generation) -> Compiled:
+    """Return the policy for a generation; raises what `compile_policy` does."""
+    categories = {reference.category for reference in generation.references}
+    return compile_policy(settings, generation.catalogue, generation.mean_scores.tolist(), categories)
+
+
+def compile_policy(
+    settings: PolicySettings, catalogue: Catalogue, mean_scores: Sequence[float], categories: Collection[str]
+) -> Compiled:
     """Return the policy for a catalogue.
 
     Args:
         settings: of the policy.
         catalogue: the models.
         mean_scores: of every model over all references, NaN where unknown; the best is strong where nothing is said.
+        categories: that references have.
 
     Raises:
         SettingsError: with a line for each thing that is wrong, naming the rule or the arm and the remedy.
     """
     problems: list[str] = []
     tiers = _tiers(settings, catalogue, problems)
-    rules, checked = [], []
-    for rule in settings.rules:
+    rules: list[BoundRule] = []
+    checked: list[tuple[Rule, Condition]] = []
+    for number, rule in enumerate(settings.rules):
         place = f"policy.rules, rule {rule.name!r}"
         condition = _condition(place, rule.when, problems)
         asked = bind(f"rule {rule.name!r}", place, rule, catalogue, tiers, problems)
@@ -65,15 +84,29 @@ def compile_policy(settings: PolicySettings, catalogue: Catalogue, mean_scores: 
             problems.append(f"{place}: asks for nothing: give it a limit, a weight or `stop = true`, or remove it")
         if condition is not None:
             checked.append((rule, condition))
-            rules.append(BoundRule(rule, None if condition.constant else condition, asked))
+            rules.append(BoundRule(number, rule, None if condition.constant else condition, asked))
+            problems += [f"{place}: {why}" for why in _late_problems(rule, condition, categories)]
     problems += [f"policy.rules, rule {name!r}: {why}" for name, why in never(checked)]
     experiments = [_experiment(one, catalogue, tiers, problems) for one in settings.experiments]
     strong = _strong(settings, catalogue, mean_scores, problems)
     if problems:
         raise SettingsError(problems)
-    conditions = [*(bound.condition for bound in rules), *(bound.condition for bound in experiments)]
-    facts = frozenset(name for condition in conditions if condition is not None for name in condition.variables)
-    return Compiled(tuple(rules), tuple(experiments), facts, strong)
+    late = tuple(bound for bound in rules if bound.condition is not None and bound.condition.variables & LATE)
+    early = tuple(bound for bound in rules if bound not in late)
+    return Compiled(early, late, tuple(experiments), _facts([*early, *experiments]), _facts(late), strong)
+
+
+def _facts(bound: Iterable[BoundRule | BoundExperiment]) -> frozenset[str]:
+    """Return what conditions look at."""
+    return frozenset(name for one in bound if one.condition is not None for name in one.condition.variables)
+
+
+def _late_problems(rule: Rule, condition: Condition, categories: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with a condition on what is only known after the search."""
+    if condition.variables & LATE and rule.cache != "default":
+        yield "cache: cannot depend on `category`, which is only known after the cache is; remove one of the two"
+    if why := unknown_category(condition.source, categories):
+        yield f"can never match: {why}"
 
 
 def _condition(place: str, source: str, problems: list[str]) -> Condition | None:
@@ -89,6 +122,8 @@ def _experiment(one: Experiment, catalogue: Catalogue, tiers: Sequence[str], pro
     condition = _condition(place, one.when, problems)
     if condition is not None and condition.constant is False:
         problems.append(f"{place}: its condition is always false, so nobody takes part; mend or remove it")
+    if condition is not None and condition.variables & LATE:
+        problems.append(f"{place}: when: who takes part cannot depend on `category`, which is only known later")
     asked = {}
     for arm in one.arms:
         at = f"{place}, arm {arm.name!r}"

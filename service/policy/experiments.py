@@ -7,15 +7,14 @@ between experiments. Results are confidence sequences, which may be looked at af
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from service.policy.compiled import BoundExperiment
+from service.policy.compiled import BoundExperiment, Compiled
+from service.policy.expressions import context_of
+from service.policy.facts import facts
 from service.policy.sequences import ConfidenceSequence
 from service.policy_settings import Arm, Experiment
 from service.requests import Estimate, Prompt, Request
-
-if TYPE_CHECKING:
-    import cel
 
 _WHOLE: Final = 2.0**64
 
@@ -52,11 +51,11 @@ def deal(experiment: Experiment, scope: str, unit: str) -> Arm | None:
     return None
 
 
-def first_that_fits(
-    experiments: tuple[BoundExperiment, ...], request: Request, context: "cel.Context | None"
-) -> BoundExperiment | None:
+def first_that_fits(compiled: Compiled, request: Request, prompt: Prompt) -> BoundExperiment | None:
     """Return the experiment that a request belongs to."""
-    for bound in experiments:
+    found = facts(request, prompt, compiled.facts)
+    context = context_of(found) if found else None
+    for bound in compiled.experiments:
         scopes = bound.experiment.scopes
         if scopes and request.scope not in scopes:
             continue

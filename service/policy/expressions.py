@@ -25,6 +25,7 @@ VARIABLES: Final[Mapping[str, object]] = {
     "has_code": False,
     "language": "en",
     "scope": "default",
+    "category": "maths",
 }
 _FUNCTIONS: Final = frozenset(
     {"bool", "bytes", "contains", "double", "endsWith", "has", "int", "matches", "max", "min", "size", "startsWith"}

@@ -89,13 +89,16 @@ def weigh(route: RouteOptions, goal: Goal, budget: Budget | None) -> RouteOption
     return replace(route, willingness_to_pay=price, latency_weight=weight)
 
 
-def by_share(ranking: Ranking, share: StrongShare, strong: frozenset[str]) -> tuple[Ranking, float, str]:
-    """Return the ranking led by the best strong model or by the best other one, the gain of that, and why."""
+def by_share(ranking: Ranking, share: StrongShare, strong: frozenset[str]) -> tuple[Ranking, float | None, str]:
+    """Return the ranking led by the best strong model or by the best other one, the gain of that, and why.
+
+    Where there is no choice between them, there is no gain, and the decision does not count.
+    """
+    if len({e.model in strong for e in ranking.models}) == 1:
+        return ranking, None, "share: the limits leave no choice between strong models and others"
     gained = gain(ranking.models, strong)
     wanted = share.strong(gained)
-    best = next((e.model for e in ranking.models if (e.model in strong) is wanted), None)
-    if best is None:
-        return ranking, gained, "share: the limits leave no choice between strong models and others"
+    best = next(e.model for e in ranking.models if (e.model in strong) is wanted)
     word = "reaches" if wanted else "is below"
     why = f"share: the gain {gained:.4f} of a strong model {word} the threshold {share.threshold:.4f}"
     return ranking.led_by(best), gained, why

@@ -6,17 +6,21 @@ Called when a policy is compiled; pure.
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from index.catalogue import did_you_mean
 from service.policy.expressions import Condition, split_and
 from service.policy_settings import Rule
 
-_PATH: Final = r"""(?:tokens|turns|has_code|language|scope|prompt|attributes(?:\.\w+|\[\s*["'][^"']*["']\s*\]))"""
+_PATH: Final = (
+    r"""(?:tokens|turns|has_code|language|scope|category|prompt|attributes(?:\.\w+|\[\s*["'][^"']*["']\s*\]))"""
+)
 _TEXT: Final = r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'"""
 _COMPARED: Final = re.compile(rf"({_PATH})\s*(==|!=|<=|>=|<|>)\s*(-?\d+(?:\.\d+)?|true|false|{_TEXT})")
 _AMONG: Final = re.compile(rf"({_PATH})\s+in\s+(\[\s*(?:{_TEXT})(?:\s*,\s*(?:{_TEXT}))*\s*\])")
 _PLAIN: Final = re.compile(r"(!?)\s*(has_code)")
+_CODE: Final = re.compile(r"[a-z]{2,3}")
 _LEAST: Final = {"tokens": 0, "turns": 1}
 
 
@@ -47,6 +51,8 @@ def contradiction(source: str) -> str:
         if not (compared := _comparison(part)):
             continue
         path, operator, value = compared
+        if path == "language" and operator == "==" and not _CODE.fullmatch(value):
+            return f'`{part}`: a language is an ISO 639-1 code such as "en"'
         span = spans.setdefault(path, _Span(path))
         if not span.narrow(operator, value):
             return f"nothing is left of {path} after `{part}`"
@@ -108,3 +114,17 @@ class _Span:
 
     def _within(self, value: Any) -> bool:
         return isinstance(value, str | bool) or self._least <= value <= self._most
+
+
+def unknown_category(source: str, categories: Collection[str]) -> str:
+    """Return a category that a condition asks for and no reference has, with a hint; "" where there is none."""
+    for part in split_and(source):
+        path, operator, value = _comparison(part) or ("", "", "")
+        if path == "category" and operator in {"==", "in"}:
+            for name in value if operator == "in" else [value]:
+                if name and name not in categories:
+                    hint = (
+                        did_you_mean(name, categories) or f"; there are {', '.join(sorted(categories)[:20]) or 'none'}"
+                    )
+                    return f"no reference is of category {name!r}{hint}"
+    return ""

@@ -60,7 +60,10 @@ class StrongShare:
         """Take in a gain, and what was decided in the end."""
         self._mean += _NEWEST * (gain - self._mean)
         self._spread = max(self._spread + _NEWEST * (abs(gain - self._mean) - self._spread), _LEAST_SPREAD)
-        self._excess += strong - self.target
+        # Beyond the gains' own limits nothing changes any more: what conversations keep must not pile up there.
+        unit = _STEP * self._spread
+        least, most = (-1 - self._began) / unit - 1, (1 - self._began) / unit + 1
+        self._excess = min(max(self._excess + strong - self.target, least), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Budget:
     @property
     def willingness_to_pay(self) -> float:
         """USD per point of quality, as things stand."""
-        return 1 / (_CHEAPEST if self._state.usd >= self._usd else self._state.price)
+        return 1 / (_CHEAPEST if self._state.usd >= self._usd else max(self._state.price, self._floor))
 
     def turn(self, now: float) -> None:
         """Begin anew where the month is over; `now` since the epoch."""

@@ -1,7 +1,7 @@
 """The policy as decisions meet it: every step in its order, each in a module of its own.
 
     before the cache:     rules, experiment
-    after the estimates:  feasibility and health, utility, session, exploration, deployment, plan, shadow arm
+    after the estimates:  rules by category, feasibility, health, utility, session, exploration, deployment, shadow arm
 
 Lives on the event loop; what it takes long to make is made by `prepare`, on a thread. Called by `service.decide`, and
 with what callers report.
@@ -15,20 +15,18 @@ from typing import Any, Final
 from index.generation import Generation
 from service.learning.journal import Rating
 from service.policy.asks import ask
-from service.policy.compiled import Compiled, compile_policy
+from service.policy.compiled import Compiled, fit
 from service.policy.deployments import Groups, alike, groups_of, spread
 from service.policy.experiments import Results, deal, first_that_fits, fraction, unit_of
 from service.policy.exploration import explore
-from service.policy.expressions import context_of
-from service.policy.facts import facts
 from service.policy.goals import Goals, by_share, weigh
 from service.policy.health import Health
 from service.policy.pacing import StrongShare
-from service.policy.rules import apply_rules
+from service.policy.rules import rule_early, rule_late
 from service.policy.sessions import Key, Sessions, Turn, stay
 from service.policy.state import Values
 from service.policy_settings import PolicySettings
-from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Trace
+from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Shape, Trace
 from service.routing.cascade import Team
 from service.routing.choose import Known, Ranking, fallback_model, rank, utility
 from service.settings import ReviewSettings, RoutingSettings
@@ -81,9 +79,8 @@ class Policy:
             SettingsError: the policy does not fit its catalogue.
             CatalogueError: its catalogue has no such fallback model.
         """
-        means = generation.mean_scores.tolist()
         fallback = fallback_model(generation, self._routing.fallback)
-        compiled = compile_policy(self._settings, generation.catalogue, means)
+        compiled = fit(self._settings, generation)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
         self._ready.pop(generation.id, None)  # the latest stands last
         groups, team = groups_of(generation.catalogue), self._team(generation)
@@ -103,10 +100,9 @@ class Policy:
         compiled, trace = self._ready[generation.id].compiled, Trace(request)
         if not compiled.rules and not compiled.experiments:
             return request, trace
-        context = context_of(facts(request, prompt, compiled.facts)) if compiled.facts else None
-        request, trace.rule = apply_rules(request, compiled, context)
+        request = rule_early(request, prompt, trace, compiled)
         if compiled.experiments and not request.route.pin:
-            bound = first_that_fits(compiled.experiments, request, context)
+            bound = first_that_fits(compiled, request, prompt)
             arm = deal(bound.experiment, request.scope, unit_of(request, prompt)) if bound is not None else None
             if bound is not None and arm is not None:
                 trace.arm, trace.shadow = f"{bound.experiment.name}/{arm.name}", arm.shadow
@@ -127,7 +123,11 @@ class Policy:
             generation: of the decision.
             tokens: about how many a model would read and write together.
         """
-        ready, request = self._ready[generation.id], decision.request
+        ready = self._ready[generation.id]
+        if ready.compiled.late:
+            request, trace, prompt = decision.request, decision.trace, decision.prompt
+            decision.request = rule_late(request, prompt, trace, ready.compiled, decision.voters)
+        request = decision.request
         budget = self._goals.budgets.get(self._goals.of(request.scope).key)
         if budget is not None:
             budget.turn(decision.decided_at)
@@ -145,6 +145,7 @@ class Policy:
             ranking = self._lead(decision, ranking, utility(known.estimates, route), ready, known=about)
         if ready.groups:
             ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
+        decision.trace.lead = ranking.models[0].model
         if decision.trace.shadow:
             self._shadow(decision, ranking, known, generation, tokens)
         return ranking, route
@@ -159,6 +160,8 @@ class Policy:
         """
         ready = self._ready[generation.id]
         request, trace = self.admit(decision.request, decision.prompt, generation)
+        if ready.compiled.late:
+            request = rule_late(request, decision.prompt, trace, ready.compiled, decision.voters)
         if ready.groups:
             known = replace(known, estimates=alike(known.estimates, ready.groups))
         ranking, route = self._rank(request, known, generation, tokens)
@@ -178,13 +181,13 @@ class Policy:
         if self._health.chosen(scope, first.model, time.monotonic()):
             _note(decision, f"health: {first.model} is tried again")
         if trace.gain is not None and (share := self._share(decision.request, ready)):
-            share.follow(trace.gain, strong=first.model in ready.compiled.strong)
+            share.follow(trace.gain, strong=trace.lead in ready.compiled.strong)
         if plan.reason is not Reason.PINNED and (key := self._conversation(decision)):
-            self.sessions.put(key, first.model, decision.decided_at)
+            self.sessions.put(key, trace.lead, decision.decided_at)
         goal = self._goals.of(scope)
         if budget := self._goals.budgets.get(goal.key):
-            budget.spend(first.cost_usd, decision.decided_at)
-            trace.charged = first.cost_usd
+            trace.charged = max(plan.cost_usd, sum(step.cost_usd for step in plan.steps[: plan.together]))
+            budget.spend(trace.charged, decision.decided_at)
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow:
             self.results.planned(trace.arm)
@@ -219,8 +222,8 @@ class Policy:
             self.keep("budget", goal.key, astuple(budget.state))
         if trace.arm and not trace.shadow and not trace.judged:
             trace.judged = self.results.judged(trace.arm, rating.quality, ok=outcome is Outcome.OK)
-        # The answer came from a later, dearer step: the conversation has shown that it needs it.
-        dearer = step is not None and step.cost_usd > plan.steps[0].cost_usd
+        # The answer came from a dearer model than was thought to do: the conversation has shown that it needs it.
+        dearer = step is not None and plan.shape is Shape.SINGLE and step.cost_usd > plan.steps[0].cost_usd
         if dearer and outcome is Outcome.OK and (key := self._conversation(decision)):
             self.sessions.put(key, rating.model, time.time())
 

@@ -7,17 +7,16 @@ import pytest
 
 from service.errors import SettingsError
 from service.policy.compiled import Compiled, compile_policy
-from service.policy.expressions import context_of
-from service.policy.facts import facts
-from service.policy.rules import apply_rules
+from service.policy.rules import rule_early
 from service.policy_settings import PolicySettings
-from service.requests import Prompt, Request
+from service.requests import Prompt, Request, Trace
 from tests.service.kit import MODELS, catalogue
 
 TIERED = MODELS
 for _name in ("small", "medium", "large"):
     TIERED = TIERED.replace(f'id = "{_name}-1"', f'id = "{_name}-1"\ntier = "{_name}"')
 CATALOGUE = catalogue(TIERED)
+CATEGORIES = {"maths", "writing"}
 MEANS = (0.5, 0.7, 0.9)
 
 
@@ -26,7 +25,7 @@ def policy(text: str) -> PolicySettings:
 
 
 def compiled(text: str, means: Sequence[float] = MEANS) -> Compiled:
-    return compile_policy(policy(text), CATALOGUE, means)
+    return compile_policy(policy(text), CATALOGUE, means, CATEGORIES)
 
 
 def problems(text: str) -> list[str]:
@@ -40,7 +39,7 @@ def request(text: str = "a prompt", **fields: object) -> Request:
 
 
 def ruled(text: str, asked: Request) -> tuple[Request, str]:
-    """Apply the rules of a policy to a request, as `Policy.rule` does."""
-    bound = compiled(text)
-    prompt = Prompt(asked.text, b"", turns=1 + len(asked.history), size=len(asked.text))
-    return apply_rules(asked, bound, context_of(facts(asked, prompt, bound.facts)))
+    """Apply the rules of a policy to a request, as `Policy.admit` does."""
+    prompt, trace = Prompt(asked.text, b"", turns=1 + len(asked.history), size=len(asked.text)), Trace(asked)
+    found = rule_early(asked, prompt, trace, compiled(text))
+    return found, trace.rule

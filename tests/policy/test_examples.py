@@ -1,27 +1,39 @@
 """The example policies do what they say, with the catalogue they are written for."""
 
+from pathlib import Path
+
 import pytest
 
 from index.catalogue import load_catalogue
 from service.policy.compiled import compile_policy
-from service.policy.expressions import context_of
-from service.policy.facts import facts
-from service.policy.rules import apply_rules
-from service.requests import CacheMode, Prompt, Request
+from service.policy.rules import rule_early
+from service.requests import CacheMode, Prompt, Request, Trace
 from service.settings import load_settings
 from tests.conftest import ROOT
+from tests.docs.blocks import BLOCKS, Block
 
 CATALOGUE = load_catalogue(ROOT / "reference_prompts" / "models.toml")
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.path.name == "policy.md" and "waypost.toml" in b.info], ids=str
+)
+def test_documented_policies_fit_the_starter_catalogue(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "waypost.toml"
+    path.write_text(block.text, encoding="utf-8")
+    categories = {"legal", "small_talk", "translation"}
+    compile_policy(load_settings(path).policy, CATALOGUE, [0.5] * len(CATALOGUE.models), categories)
 
 
 def decided(example: str, text: str, turns: int = 1, **attributes: str) -> tuple[str, set[str], Request]:
     """Return the rules that matched, the models they leave, and the request they make."""
     settings = load_settings(ROOT / "examples" / "policy" / f"{example}.toml").policy
-    bound = compile_policy(settings, CATALOGUE, [0.5] * len(CATALOGUE.models))
+    bound = compile_policy(settings, CATALOGUE, [0.5] * len(CATALOGUE.models), set())
     asked = Request("default", text, attributes=attributes)
     prompt = Prompt(text, b"", turns=turns, size=len(text))
-    request, rule = apply_rules(asked, bound, context_of(facts(asked, prompt, bound.facts)))
-    return rule, {model for model in CATALOGUE.ids if request.route.admits(model)}, request
+    trace = Trace(asked)
+    request = rule_early(asked, prompt, trace, bound)
+    return trace.rule, {model for model in CATALOGUE.ids if request.route.admits(model)}, request
 
 
 def tiers(models: set[str]) -> set[str]:

@@ -161,9 +161,16 @@ def test_wrong_arms_and_conditions_are_named() -> None:
     name = "never"
     when = "false"
     arms = [{name = "a", share = 0.5}]
+    [[experiments]]
+    name = "late"
+    when = 'category == "maths"'
+    arms = [{name = "a", share = 0.5}]
     """
     lines = problems(text)
     assert lines[0].startswith("policy.experiments, experiment 'e': when: nothing is called 'turn'; did you mean")
     assert lines[1].startswith("policy.experiments, experiment 'e', arm 'a': pin: the catalogue has no model 'larg'")
     assert lines[2].startswith("policy.experiments, experiment 'e', arm 'b': tier: the catalogue has no tier 'x'")
     assert lines[3].startswith("policy.experiments, experiment 'never': its condition is always false")
+    assert lines[4].startswith(
+        "policy.experiments, experiment 'late': when: who takes part cannot depend on `category`"
+    )

@@ -57,6 +57,15 @@ def test_the_threshold_follows_traffic_that_gains_more_than_the_references() -> 
     assert sum(chosen) / 2_000 == pytest.approx(0.3, abs=0.02)
 
 
+def test_what_is_strong_for_other_reasons_does_not_pile_up() -> None:
+    share = StrongShare(0.3, [0.0, 0.2])
+    for _ in range(100_000):
+        share.follow(0.1, strong=True)
+    assert share.threshold < 1.1
+    chosen = shares(share, [0.0, 0.2] * 1_000)
+    assert sum(chosen[-200:]) > 20
+
+
 def test_those_that_gain_most_are_sent_to_the_strong_models() -> None:
     rng = random.Random(3)
     gains = [rng.random() for _ in range(2_000)]

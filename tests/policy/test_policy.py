@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waypost.v1 import admin_pb2, types_pb2
+from waypost.v1 import admin_pb2, references_pb2, types_pb2
 
 from service.errors import PreconditionFailed
 from service.requests import Reason
@@ -71,6 +71,46 @@ async def test_an_answer_of_a_model_that_a_rule_excludes_is_not_served(root: Pat
         assert (await service.decide(EASY, attributes={"tier": "gold"})).plan.steps
 
 
+async def test_a_rule_may_look_at_the_category_of_the_nearest_references(root: Path) -> None:
+    maths = {"name": "maths", "when": 'category == "maths"', "tier": "medium"}
+    writing = {"name": "writing", "when": 'category == "writing" && turns == 1', "pin": "small"}
+    async with running(root, **EVERYTHING, **rules(maths, writing)) as service:
+        seen = []
+        for prompt in (EASY, "write a short poem"):
+            # Few references: those of one category stand alone.
+            await service.upsert(
+                *(
+                    references_pb2.Reference(
+                        id=f"{prompt} {i}",
+                        prompt=f"{prompt} {'!' * i}",
+                        best_model="large",
+                        category="maths" if prompt == EASY else "writing",
+                    )
+                    for i in range(1, 12)
+                )
+            )
+            decision = await service.decide(prompt, explain=True)
+            seen.append((decision.explanation.rule, {step.model for step in decision.plan.steps}))
+        assert seen == [("maths", {"medium-1"}), ("writing", {"small-1"})]
+
+
+@pytest.mark.parametrize(
+    ("first", "models"),
+    [
+        ({"when": "turns == 1", "tier": "large", "stop": True}, {"large-1"}),
+        ({"when": "turns == 1", "pin": "large"}, {"large-1"}),
+        ({"when": "turns == 2", "tier": "large", "stop": True}, {"medium-1"}),
+    ],
+)
+async def test_rules_before_the_search_go_first(root: Path, first: dict[str, Any], models: set[str]) -> None:
+    late = {"when": 'category == "maths" || category != "maths"', "pin": "medium"}
+    async with running(root, **EVERYTHING, **rules(first, late)) as service:
+        own = types_pb2.RouteControl(pin_model="small")
+        for route in (types_pb2.RouteControl(), own) if "pin" in first or first["when"] == "turns == 2" else (None,):
+            decision = await service.decide(EASY, route=route)
+            assert {step.model for step in decision.plan.steps} == models
+
+
 @pytest.mark.parametrize(
     ("asked", "rule", "scope", "everywhere", "model"),
     [
@@ -123,6 +163,12 @@ async def test_a_share_of_strong_models_is_followed(root: Path) -> None:
         assert not any(s for s, prompt in zip(strong, prompts, strict=True) if prompt == EASY)
         (note,) = [n for n in plans[-1].explanation.notes if n.note.startswith("share:")]
         assert "threshold" in note.note
+        share = next(iter(service.runtime.decider.policy._ready.values())).shares[""]
+        before = share.threshold
+        for _ in range(5):
+            only = types_pb2.RouteControl(allow_models=["large"])
+            assert (await service.decide(HARD, cache=BYPASS, route=only)).plan.steps[0].model == "large-1"
+        assert share.threshold == before, "where there was no choice nothing is counted"
         own = await service.decide(HARD, route=types_pb2.RouteControl(willingness_to_pay=1e-9))
         assert own.plan.steps[0].model == "small-1", "the request's own price holds"
 
@@ -168,6 +214,24 @@ async def test_an_answer_from_a_later_step_moves_the_conversation_up(root: Path)
         await service.report(first, fill_token="", model="small", outcome=types_pb2.OUTCOME_ERROR)
         await service.report(first, model="large")
         assert (await service.decide("and now?", conversation_id="c")).plan.steps[0].model == "large-1"
+
+
+async def test_a_conversation_of_cascades_keeps_what_the_cascade_is_measured_by(root: Path) -> None:
+    async with running(root, **EVERYTHING) as service:
+        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_CASCADE)
+        first = await service.decide(HARD, conversation_id="c", route=shape)
+        await service.report(first, fill_token="", model=first.plan.steps[0].model)
+        follow = await service.decide("make it shorter", conversation_id="c", route=shape, explain=True)
+        assert "large-1" in {step.model for step in follow.plan.steps}
+        assert any("stays with large-1" in n.note for n in follow.explanation.notes)
+
+
+async def test_a_budget_is_charged_for_all_that_a_plan_starts(root: Path) -> None:
+    async with running(root, **EVERYTHING, policy={"monthly_budget_usd": 100.0}) as service:
+        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE)
+        plan = (await service.decide(MIXED, route=shape)).plan
+        assert plan.shape == types_pb2.PLAN_SHAPE_ENSEMBLE
+        assert service.runtime.decider.policy.spent_usd() == pytest.approx(sum(s.cost_usd for s in plan.steps))
 
 
 async def test_pins_and_switched_off_sessions_leave_conversations_alone(root: Path) -> None:

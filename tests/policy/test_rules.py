@@ -120,6 +120,13 @@ def test_a_rule_never_lets_the_cache_do_more_than_the_request_does(mode: CacheMo
         ('when = "token > 1"\npin = "small"', "rule 'x': when: nothing is called 'token'; did you mean 'tokens'?"),
         ('when = "turns > "\npin = "small"', "rule 'x': when: does not compile"),
         ('when = "1 > 2"\npin = "small"', "can never match: its condition is always false"),
+        ("when = 'category == \"math\"'\npin = 'small'", "no reference is of category 'math'; did you mean 'maths'?"),
+        (
+            "when = 'category in [\"law\"]'\npin = 'small'",
+            "no reference is of category 'law'; there are maths, writing",
+        ),
+        ("when = 'category == \"maths\"'\ncache = 'bypass'", "cache: cannot depend on `category`"),
+        ("when = 'language == \"English\"'\npin = 'small'", 'a language is an ISO 639-1 code such as "en"'),
         ('when = "tokens > 9 && tokens < 5"\npin = "small"', "can never match: nothing is left of tokens"),
     ],
 )

@@ -203,6 +203,36 @@ admin = true
     assert set(read) == set(Settings.model_fields)
 
 
+def test_a_policy_is_printed_as_toml_that_gives_it_again(tmp_path: Path) -> None:
+    text = r"""
+[policy]
+willingness_to_pay = 0.5
+tiers = ["a", "b"]
+[policy.scopes."shop:eu"]
+monthly_budget_usd = 5
+[policy.session]
+keep = 7
+[[policy.rules]]
+name = "quoted"
+when = '''
+attributes.x == "a \\ b"
+  && prompt.matches(r"\b[a-z]+\n")'''
+pin = "large"
+[[policy.rules]]
+name = "last"
+max_cost_usd = 0.25
+stop = true
+[[policy.experiments]]
+name = "e"
+arms = [{ name = "one", share = 0.5 }, { name = "two", share = 0.25, cache = "bypass", shadow = true }]
+"""
+    settings = load_settings(written(tmp_path, text))
+    again = load_settings(written(tmp_path, to_toml(settings)))
+    assert again.policy == settings.policy
+    assert again.policy.rules[0].when == settings.policy.rules[0].when
+    assert len(again.policy.experiments[0].arms) == 2
+
+
 def test_default_settings_are_printed_as_toml_that_gives_them_again(tmp_path: Path) -> None:
     assert load_settings(written(tmp_path, to_toml(Settings()))) == Settings()
 
