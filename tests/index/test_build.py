@@ -17,6 +17,7 @@ from index.build import BuildReport, build_index
 from index.catalogue import Catalogue, parse_catalogue
 from index.encoder import HashEncoder, Tokens
 from index.errors import ReferenceError_
+from index.estimator import NEIGHBOURS, Neighbours
 from index.generation import Generation, current_generation, list_generations, load_generation, verify_generation
 from index.records import Reference
 from index.vectors import Vectors
@@ -238,3 +239,37 @@ def test_other_models_are_fitted_anew(tmp_path: Path) -> None:
     build_index(rows, swapped, ENCODER, tmp_path)
     generation = load_generation(current_generation(tmp_path))
     np.testing.assert_allclose(generation.estimator.mean, generation.mean_scores, atol=1e-6)
+
+
+ODD: dict[str, list[Reference]] = {
+    "one reference": [Reference("r", "one", "little")],
+    "one model": [Reference(f"r{i}", f"prompt {i}", "little") for i in range(60)],
+    "scores of one model": [Reference(f"r{i}", f"prompt {i}", scores={"big": i % 2}) for i in range(60)],
+    "constant scores": [Reference(f"r{i}", f"prompt {i}", scores={"little": 0.5, "big": 0.5}) for i in range(60)],
+    "contradictions": [Reference(f"r{i}", f"prompt {i // 2}", ("little", "big")[i % 2]) for i in range(60)],
+    "one prompt": [Reference(f"r{i}", "the same", ("little", "big")[i % 2]) for i in range(60)],
+    "a score or none": [
+        Reference(f"r{i}", f"prompt {i}", scores={("little", "big")[i % 2]: 1.0}, costs={"big": 0.0}) for i in range(60)
+    ],
+    "costs as far apart as can be": [
+        Reference(f"r{i}", f"prompt {i}", "big", costs={"little": 1e-12, "big": 1e6 * (i % 2)}) for i in range(60)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_labels_are_built_and_estimated_from(tmp_path: Path, name: str) -> None:
+    build_index(ODD[name], catalogue(), ENCODER, tmp_path)
+    generation = load_generation(current_generation(tmp_path))
+    vectors = ENCODER.encode(ENCODER.tokenise(["prompt 7", "else"]))
+    similarities, rows = generation.partition.search(vectors, min(NEIGHBOURS, len(generation.references)))
+    near = Neighbours.gather(rows, similarities, generation.scores)
+    found = generation.estimator.predict(vectors, ["prompt 7", "else"], near)
+    for values in (found.quality, found.error, found.gain_error):
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+    assert (found.quality <= 1).all()
+    assert not (found.cost < 0).any()
+    assert not np.isinf(found.cost).any()
+    if name in {"constant scores", "contradictions", "one prompt"}:
+        np.testing.assert_allclose(found.quality, 0.5, atol=0.02)
