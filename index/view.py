@@ -6,7 +6,7 @@ store and never decides.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,13 +178,6 @@ class View:
             for entry in view.by_id.values()
             if not entry.alive(now)
         ]
-
-    def partitions(self) -> Iterator[Partition]:
-        """Yield all partitions there are now, for maintenance."""
-        for view in list(self._scopes.values()):
-            yield from list(view.partitions.values())
-            if view.reference_partition is not None:
-                yield view.reference_partition
 
     def _forget(self, key: RecordKey) -> tuple[bytes | None, int]:
         """Take a record out of all but its partition.
