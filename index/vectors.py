@@ -28,10 +28,9 @@ _LEFT: Final = 256
 _LEFT_EACH: Final = 8
 # Rounding to 16 bits moves a cosine by less than this: a few millionths as a rule.
 ROUNDING: Final = 2e-5
-# Rows that are worked on at a time, within a core's cache. Never with BLAS: its threads fight for the cores with the
+# Rows that are worked on at a time. No large products: BLAS starts threads for them that fight for the cores with the
 # encoder's, and on a busy machine a product of milliseconds took tenths of a second.
 _BLOCK: Final = 1_024
-_ROTATED: Final = 64
 _GROWTH: Final = 1.25
 _LEAST_STEP: Final = np.float32(1e-20)  # so that a vector of zeros divides nothing by zero
 
@@ -117,11 +116,10 @@ class Partition:
         queries = _matrix(queries, self.dimensions)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         ids = np.full((len(queries), k), -1, np.int64)
-        signs = _signs(queries)
+        left = max(_LEFT, _LEFT_EACH * k)
         with self._lock:
-            left = max(_LEFT, _LEFT_EACH * k)
             for i, query in enumerate(queries):
-                near = self._likely(signs[i], left) if self._count > max(left, self._exact_limit) else None
+                near = self._likely(query, left) if self._count > max(left, self._exact_limit) else None
                 cosines = self._cosines(query, near)
                 named = self._ids[: self._count] if near is None else self._ids[near]
                 if near is None and k < len(cosines):  # sorting all would take longer than comparing them
@@ -149,11 +147,11 @@ class Partition:
             places = np.linspace(0, self._count - 1, min(count, self._count)).astype(np.int64)
             return self._ids[places], self._values[places] * self._scales[places, None]
 
-    def _likely(self, signs: NDArray[np.uint8], left: int) -> NDArray[np.int64]:
+    def _likely(self, query: Vectors, left: int) -> NDArray[np.int64]:
         """Return the positions of the vectors whose signs differ least from a query's."""
         faiss.omp_set_num_threads(1)  # queries come from several threads already; OpenMP keeps this for each of them
         known = self._signs[: self._count]
-        near: NDArray[np.int64] = faiss.knn_hamming(signs[None], known, left, variant="mc")[1][0]
+        near: NDArray[np.int64] = faiss.knn_hamming(_signs(query[None]), known, left, variant="mc")[1][0]
         return near
 
     def _cosines(self, query: Vectors, near: NDArray[np.int64] | None) -> Vectors:
@@ -182,34 +180,29 @@ def _bits(dimensions: int) -> int:
 
 
 @lru_cache
-def _flips(dimensions: int) -> Vectors:
-    """Return a large number, negative or not, for each dimension, always the same: shape (dimensions, 1).
-
-    It is so large that no sum over a unit vector leaves 16 bits.
-    """
-    most = np.iinfo(np.int16).max / (1.01 * _bits(dimensions) ** 0.5)
-    return np.random.default_rng(0).choice(np.array([-most, most], np.float32), (dimensions, 1))
+def _rotation(dimensions: int) -> tuple[Vectors, Vectors, Vectors]:
+    """Return -1 or 1 for each dimension, always the same, and two Hadamard matrices: together they are the rotation."""
+    flips = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), dimensions)
+    rows, columns = np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
+    while rows.size * columns.size < _bits(dimensions) ** 2:
+        rows, columns = columns, np.block([[rows, rows], [rows, -rows]])
+    return flips, rows, columns
 
 
 def _signs(vectors: Vectors) -> NDArray[np.uint8]:
     """Return the packed signs of the rotated vectors, shape (n, bits / 8).
 
     The rotation flips some dimensions and applies the Hadamard transform (Ailon and Chazelle, "Approximate nearest
-    neighbors and the fast Johnson-Lindenstrauss transform", STOC 2006), in whole numbers: far less work than a matrix.
+    neighbors and the fast Johnson-Lindenstrauss transform", STOC 2006) as two small products: far less work than one.
     """
-    bits, flips = _bits(vectors.shape[1]), _flips(vectors.shape[1])
-    signs = np.empty((len(vectors), bits // 8), np.uint8)
-    for first in range(0, len(vectors), _ROTATED):
-        block = vectors[first : first + _ROTATED]
-        rows = np.zeros((bits, len(block)), np.int16)
-        rows[: len(flips)] = np.rint(block.T * flips)
-        other, half = np.empty_like(rows), bits // 2
-        while half:
-            pairs, into = (array.reshape(-1, 2, half * len(block)) for array in (rows, other))
-            np.add(pairs[:, 0], pairs[:, 1], out=into[:, 0])
-            np.subtract(pairs[:, 0], pairs[:, 1], out=into[:, 1])
-            rows, other, half = other, rows, half // 2
-        signs[first : first + len(block)] = np.packbits(rows > 0, axis=0).T
+    flips, left, right = _rotation(vectors.shape[1])
+    signs = np.empty((len(vectors), _bits(vectors.shape[1]) // 8), np.uint8)
+    for first in range(0, len(vectors), _BLOCK):
+        block = vectors[first : first + _BLOCK]
+        rows = np.zeros((len(block), len(left) * len(right)), np.float32)
+        np.multiply(block, flips, out=rows[:, : len(flips)])
+        rotated = left @ rows.reshape(-1, len(left), len(right)) @ right
+        signs[first : first + len(block)] = np.packbits(rotated.reshape(rows.shape) > 0, axis=1)
     return signs
 
 
