@@ -77,12 +77,12 @@ class Partition:
         scales, values = _rounded(vectors)
         signs = _signs(vectors)
         with self._lock:
-            first, self._count = self._count, self._count + len(vectors)
-            if self._count > len(self._ids):
-                self._resize(max(self._count, int(first * _GROWTH)))
-            new = slice(first, self._count)
+            new = slice(self._count, self._count + len(vectors))
+            if new.stop > len(self._ids):
+                self._resize(max(new.stop, int(self._count * _GROWTH)))
             self._ids[new], self._scales[new] = ids, scales
             self._values[new], self._signs[new] = values, signs
+            self._count = new.stop
 
     def remove(self, ids: Sequence[int] | Ids) -> None:
         """Remove vectors by id; unknown ids are passed over. No later search returns them."""

@@ -1,4 +1,4 @@
-"""Rows 12 to 14: what the cache adds to a decision, on a hit and where candidates are near but not served."""
+"""Rows 12 to 14b: what the cache adds to a decision, on a hit and where candidates are near but not served."""
 
 import statistics
 import time
@@ -87,42 +87,50 @@ def verify(bench: Bench) -> list[Row]:
 
 
 def throughput(bench: Bench) -> list[Row]:
-    """Row 14: the same prompts with and without a look at eight near candidates, none of which is served."""
-    prompts = bench.prompts[: bench.sizes.cold // 4]
-    file = write(bench.work / "near.jsonl", prompts)
-    samples = []
+    """Rows 14a and 14b: the same prompts with and without a look at the answers stored, none of which is served."""
     # A probability of 1 is never reached: both sides plan.
     with bench.service("near", env={"WAYPOST_CACHE__MIN_PROBABILITY": "1.0"}) as service:
+        store(service, "like", bench.many)
+        like = _on_and_off(bench, service, "like", bench.prompts[: bench.sizes.cold])
+        prompts = bench.prompts[: bench.sizes.cold // 4]
         store(service, "near", [form.format(prompt) for prompt in prompts for form in _WORDINGS])
-        on, off = (
-            Load(CALLERS, bench.sizes.cold, file, scope="near", loop=True, mode=mode)
-            for mode in ("default", "exact_only")
-        )
-        on.on(service)
-        off.on(service)
-        for _ in range(bench.sizes.repeats):
-            looked, not_looked = on.on(service), off.on(service)
-            if looked.outcomes["plan"] != looked.requests:
-                raise SystemExit(f"not all were plans: {looked.outcomes}")
-            samples.append(
-                {
-                    "with_per_s": looked.per_second,
-                    "without_per_s": not_looked.per_second,
-                    "with_cpu_ms": looked.cpu_per_request,
-                    "without_cpu_ms": not_looked.cpu_per_request,
-                }
-            )
-        found = _share_with_candidate(service, prompts[:50])
+        near = _on_and_off(bench, service, "near", prompts)
+    title = "cold decisions/s with search among answers, guard and verifier ÷ without"
     return [
-        Row(
-            "14",
-            "cold decisions/s with search among answers, guard and verifier ÷ without",
-            Goal(0.92, 0.97),
-            [s["with_per_s"] / s["without_per_s"] for s in samples],
-            {**medians(samples), "share_with_candidate": found},
-            f"{len(prompts):,} prompts, {len(_WORDINGS)} near answers stored to each, none served; {CALLERS} callers",
-        )
+        _row("14a", f"{title}, {len(bench.many):,} answers to prompts of the same kind", like),
+        _row("14b", f"{title}, {len(_WORDINGS)} answers to wordings of each prompt", near),
     ]
+
+
+def _on_and_off(bench: Bench, service: Service, scope: str, prompts: Sequence[str]) -> list[dict[str, float]]:
+    file = write(bench.work / f"{scope}.jsonl", prompts)
+    on, off = (
+        Load(CALLERS, bench.sizes.cold, file, scope=scope, loop=True, mode=mode) for mode in ("default", "exact_only")
+    )
+    on.on(service)
+    off.on(service)
+    found = _share_with_candidate(service, scope, prompts[:200])
+    samples = []
+    for _ in range(bench.sizes.repeats):
+        looked, not_looked = on.on(service), off.on(service)
+        if looked.outcomes["plan"] != looked.requests:
+            raise SystemExit(f"not all were plans: {looked.outcomes}")
+        samples.append(
+            {
+                "with_per_s": looked.per_second,
+                "without_per_s": not_looked.per_second,
+                "with_cpu_ms": looked.cpu_per_request,
+                "without_cpu_ms": not_looked.cpu_per_request,
+                "share_with_candidate": found,
+            }
+        )
+    return samples
+
+
+def _row(number: str, title: str, samples: Sequence[dict[str, float]]) -> Row:
+    ratios = [s["with_per_s"] / s["without_per_s"] for s in samples]
+    note = f"CACHE_MODE_DEFAULT ÷ CACHE_MODE_EXACT_ONLY, nothing served; {CALLERS} callers"
+    return Row(number, title, Goal(0.92, 0.97), ratios, medians(samples), note)
 
 
 def _totals(service: Service, prompts: Sequence[str]) -> list[float]:
@@ -141,10 +149,10 @@ def _totals(service: Service, prompts: Sequence[str]) -> list[float]:
     return found
 
 
-def _share_with_candidate(service: Service, prompts: Sequence[str]) -> float:
+def _share_with_candidate(service: Service, scope: str, prompts: Sequence[str]) -> float:
     with grpc.insecure_channel(service.address) as channel:
         router = router_pb2_grpc.RouterStub(channel)
-        asked = [router_pb2.DecideRequest(scope="near", prompt=prompt) for prompt in prompts]
+        asked = [router_pb2.DecideRequest(scope=scope, prompt=prompt) for prompt in prompts]
         return statistics.fmean(router.Decide(one, timeout=60).plan.HasField("candidate") for one in asked)
 
 
