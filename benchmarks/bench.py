@@ -32,13 +32,16 @@ class Sizes:
     """References, answers and utterances where the claim is about 10,000."""
     vectors: int = 100_000
     """Vectors where the claim is about 100,000."""
+    scopes: int = 100
+    each: int = 10_000
+    """Answers in each scope, where the claim is about a million in all."""
     lookups: int = 800
     """Lookups in a peer in one run: they are slow."""
 
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
-    repeats=2, cold=200, hits=500, stored=50, references=300, vectors=5_000, lookups=60
+    repeats=2, cold=200, hits=500, stored=50, references=300, vectors=5_000, scopes=3, each=1_500, lookups=60
 )  # fmt: skip
 """Says whether everything still runs, not how fast it is."""
 

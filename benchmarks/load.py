@@ -53,6 +53,7 @@ class Load:
         payload: bytes in an echo's request.
         seconds: the run also ends after so long.
         loop: start again when the cold prompts run out.
+        mode: of the cache, for all decisions.
     """
 
     callers: int
@@ -65,6 +66,7 @@ class Load:
     payload: int = 0
     seconds: float = _LIMIT_S
     loop: bool = False
+    mode: str = "default"
 
     def on(self, service: Service) -> Seen:
         """Put it on a service."""
@@ -97,7 +99,7 @@ def _generate(load: Load, address: str) -> dict[str, Any]:
     if load.echo:
         arguments |= {"method": "echo", "rpc": load.echo, "payload": load.payload}
     else:
-        arguments |= {"method": "decide", "scope": load.scope}
+        arguments |= {"method": "decide", "scope": load.scope, "mode": load.mode}
         arguments |= {"prompts": load.prompts} if load.prompts else {}
         arguments |= {"hot": load.hot, "hit-ratio": load.hit_ratio} if load.hot else {}
     flags = [f"-{name}={value}" for name, value in arguments.items()] + ["-json"] + ["-loop"] * load.loop

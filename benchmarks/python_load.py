@@ -73,7 +73,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"-{name}", type=int, default=default)
     for name, seconds in (("duration", 60.0), ("hit-ratio", 0.0)):
         parser.add_argument(f"-{name}", type=float, default=seconds)
-    for name, text in (("method", "decide"), ("rpc", ""), ("scope", "benchmark")):
+    for name, text in (("method", "decide"), ("rpc", ""), ("scope", "benchmark"), ("mode", "default")):
         parser.add_argument(f"-{name}", default=text)
     for name in ("prompts", "hot"):
         parser.add_argument(f"-{name}", type=Path)
@@ -132,7 +132,7 @@ def _requests(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def _serialised(path: Path, options: argparse.Namespace) -> list[bytes]:
-    cache = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_DEFAULT)
+    cache = types_pb2.CacheControl(mode=types_pb2.CacheMode.Value(f"CACHE_MODE_{options.mode.upper()}"))
     return [
         router_pb2.DecideRequest(scope=options.scope, prompt=prompt, cache=cache).SerializeToString()
         for prompt in read(path)

@@ -18,7 +18,7 @@ from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.machine import machine, slug
 from benchmarks.measure import Row, Table
 from benchmarks.render import markdown
-from benchmarks.rows import cold, footprint, hits, peers, precision, search, tables
+from benchmarks.rows import cache, cold, footprint, hits, million, peers, precision, search, tables
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
@@ -35,7 +35,16 @@ ROWS: Final[Mapping[str, Callable[[Bench], Sequence[Row]]]] = {
     "9": footprint.start,
     "10": footprint.resident,
     "11": footprint.rebuild,
+    "12": cache.exact,
+    "13": cache.verify,
+    "14a": cache.throughput,
+    "14b": cache.throughput,
+    "15a": million.million,
+    "15b": million.million,
+    "15c": million.million,
 }
+LONG: Final = frozenset(("15a", "15b", "15c"))
+"""Rows that take minutes: only when asked for, or quickly."""
 TABLES: Final[Mapping[str, Callable[[Bench], Table]]] = {
     "lengths": tables.by_length,
     "ratios": tables.by_hit_ratio,
@@ -45,7 +54,7 @@ TABLES: Final[Mapping[str, Callable[[Bench], Table]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = _parse(arguments)
-    names = options.only or [*ROWS, *TABLES]
+    names = options.only or [name for name in (*ROWS, *TABLES) if options.quick or name not in LONG]
     before = machine()
     with tempfile.TemporaryDirectory(prefix="waypost-bench-") as work:
         sizes = QUICK if options.quick else FULL

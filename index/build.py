@@ -21,7 +21,6 @@ from index.fitting import fit
 from index.generation import (
     cost_matrix,
     current_generation,
-    needs_graph,
     score_matrix,
     set_current,
     staging,
@@ -32,7 +31,7 @@ from index.judged import JudgedAnswer
 from index.records import Reference
 from index.references import write_references
 from index.text import canonical, content_hash, digest
-from index.vectors import Partition, Vectors
+from index.vectors import Vectors
 
 # Fewer references are fitted in well under a second.
 _LEAST_KEPT: Final = 2_000
@@ -101,10 +100,6 @@ def build_index(
         np.save(folder / "fitted.npy", fitted)
         np.save(folder / "hashes.npy", hashes)
         np.save(folder / "vectors.npy", vectors)
-        if needs_graph(len(vectors)):
-            names += ["graph.faiss", "graph_rows.npy"]
-            partition = _graph(vectors, hashes, previous)
-            np.save(folder / "graph_rows.npy", partition.save(folder / "graph.faiss"))
         if acceptor is not None:
             names.append("acceptor.npz")
             acceptor.save(folder / "acceptor.npz")
@@ -215,22 +210,3 @@ def _known(previous: Path | None) -> tuple[dict[bytes, int], Vectors]:
     hashes = np.load(previous / "hashes.npy", allow_pickle=False)
     vectors: Vectors = np.load(previous / "vectors.npy", allow_pickle=False, mmap_mode="r")
     return {bytes(content): row for row, content in enumerate(hashes)}, vectors
-
-
-def _graph(vectors: Vectors, hashes: NDArray[np.uint8], previous: Path | None) -> Partition:
-    """Return a partition with every vector linked, starting from the previous graph where there is one."""
-    every = np.arange(len(vectors), dtype=np.int64)
-    if previous is None or not (previous / "graph.faiss").is_file():
-        return Partition.linked(every, vectors)
-    old_hashes = np.load(previous / "hashes.npy", allow_pickle=False)
-    old_rows = np.load(previous / "graph_rows.npy", allow_pickle=False)
-    free: dict[bytes, list[int]] = {}
-    for row, content in reversed(list(enumerate(map(bytes, hashes)))):
-        free.setdefault(content, []).append(row)
-    rows = np.full(len(old_rows), -1, np.int64)
-    for node, old in enumerate(old_rows.tolist()):
-        candidates = free.get(bytes(old_hashes[old])) if old >= 0 else None
-        if candidates:
-            rows[node] = candidates.pop()
-    new = np.setdiff1d(every, rows)
-    return Partition.linked(new, vectors[new], previous / "graph.faiss", rows)

@@ -13,7 +13,6 @@ checked against the manifest before it is used. Written by `index.build`, read b
         ├── estimator.npz           quality and cost of every model, as learned from all of these
         ├── fitted.npy              (n,) uint64: a fingerprint of every reference the estimator was fitted on
         ├── hashes.npy  vectors.npy content hash (n, 16) uint8 and embedding (n, d) float32 of every prompt
-        ├── graph.faiss, graph_rows.npy    where there are many references: the HNSW graph over the vectors
         └── acceptor.npz            where answers with outcomes were given: what reviews them
 """
 
@@ -24,7 +23,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +38,7 @@ from index.errors import GenerationError
 from index.estimator import Estimator
 from index.records import Reference
 from index.references import read_references
-from index.vectors import EXACT_LIMIT, Partition, Vectors
+from index.vectors import Partition, Vectors
 
 FORMAT: Final = 2
 _CURRENT = "CURRENT"
@@ -297,20 +296,9 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
     acceptor = Acceptor.load(folder / "acceptor.npz") if "acceptor.npz" in manifest.files else None
     if acceptor is not None and acceptor.embeds and len(acceptor.head) != 2 * manifest.dimensions:
         raise GenerationError(f"{folder}: its acceptor is of another encoder; {_REMEDY}")
-    return Generation(manifest, catalogue, references, _partition(folder, manifest.files, vectors), estimator, acceptor)
-
-
-def _partition(folder: Path, files: Collection[str], vectors: Vectors) -> Partition:
-    graph = folder / "graph.faiss"
-    if graph.name not in files:
-        partition = Partition(vectors.shape[1])
-        partition.add(np.arange(len(vectors)), vectors)
-        return partition
-    try:
-        rows = np.load(folder / "graph_rows.npy", allow_pickle=False)
-        return Partition.linked(rows[:0], vectors[:0], graph, rows)
-    except (OSError, ValueError) as error:
-        raise GenerationError(f"{folder}: its graph cannot be loaded ({error}); {_REMEDY}") from error
+    partition = Partition(manifest.dimensions)
+    partition.add(np.arange(len(vectors)), vectors)
+    return Generation(manifest, catalogue, references, partition, estimator, acceptor)
 
 
 def list_generations(root: Path) -> list[tuple[Path, Manifest | GenerationError]]:
@@ -351,11 +339,6 @@ def set_current(root: Path, generation_id: str) -> None:
     _sync(temporary)
     temporary.replace(root / _CURRENT)
     _sync(root)
-
-
-def needs_graph(references: int) -> bool:
-    """Return whether so many references are searched by graph rather than exactly."""
-    return references > EXACT_LIMIT
 
 
 def _id_of(content: Mapping[str, Any]) -> str:

@@ -204,9 +204,9 @@ def tombstone_change(row: Row) -> Change:
 # By whether contents are wanted: what the feed is merged from.
 FEEDS: Mapping[bool, Sequence[tuple[str, Callable[[Row], Change]]]] = {
     contents: (
-        (f"{answers} WHERE seq > ? ORDER BY seq", answer_change),
-        (f"{_REFERENCES} WHERE seq > ? ORDER BY seq", reference_change),
-        ("SELECT seq, kind, scope, id FROM tombstone WHERE seq > ? ORDER BY seq", tombstone_change),
+        (f"{answers} WHERE seq > ? ORDER BY seq LIMIT ?", answer_change),
+        (f"{_REFERENCES} WHERE seq > ? ORDER BY seq LIMIT ?", reference_change),
+        ("SELECT seq, kind, scope, id FROM tombstone WHERE seq > ? ORDER BY seq LIMIT ?", tombstone_change),
     )
     for contents, answers in (
         (True, _ANSWERS),

@@ -6,17 +6,23 @@ store and never decides.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from index.records import Answer, LiveReference, Reference
-from index.store import Change, Kind, RecordKey, Store
+from index.store import Change, Kind, Record, RecordKey, Store, key_of
 from index.tokens import LONGEST
 from index.vectors import Partition, Vectors
 
+T = TypeVar("T", bound=Hashable)
+
 _PAGE = 5_000
+# Scopes, contexts, models and lists of tags that are kept once: more than that are not much alike.
+_SHARED: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +75,28 @@ class View:
         self._encoder_digest = encoder_digest
         self._dimensions = dimensions
         self._scopes: dict[str, ScopeView] = {}
+        self._shared: dict[Hashable, Any] = {}
         self._next_row = 0
         self.answers = 0
         self.live_references = 0
 
     def load(self, store: Store, progress: Callable[[int], None] = lambda _: None) -> list[RecordKey]:
-        """Apply the store's whole feed; return the records that another encoder embedded."""
-        since, stale = 0, []
-        while page := store.changes(since, _PAGE, contents=False):
-            stale += [c.key for c in page if c.record is not None and c.record.encoder != self._encoder_digest]
-            self.apply(page)
-            since = page[-1].seq
-            progress(len(page))
+        """Take in the store's whole feed, into a view that is empty; return the records that another encoder embedded.
+
+        A page is read while the last one is taken in.
+        """
+        stale: list[RecordKey] = []
+        with ThreadPoolExecutor(1, "feed") as reader:
+            ahead = reader.submit(store.changes, 0, _PAGE, contents=False)
+            while page := ahead.result():
+                ahead = reader.submit(store.changes, page[-1].seq, _PAGE, contents=False)
+                records = [change.record for change in page if change.record is not None]
+                stale += [key_of(record) for record in records if record.encoder != self._encoder_digest]
+                self._add(records)  # the feed names no record twice: there is nothing to take out
+                progress(len(page))
+        for scope in self._scopes.values():
+            for partition in scope.partitions.values():
+                partition.compact()
         return stale
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -96,8 +112,13 @@ class View:
                 gone.setdefault((key.scope, context), []).append(row)
         for (scope, context), rows in gone.items():
             self._remove_vectors(self._scopes[scope], context, rows)
+        self._add(record for record in latest.values() if record is not None)
+        for key in latest:
+            self._drop_empty(key.scope)
+
+    def _add(self, records: Iterable[Record]) -> None:
         new: dict[int, tuple[Partition, list[int], list[bytes]]] = {}
-        for record in (r for r in latest.values() if r is not None):
+        for record in records:
             partition, row = self._add_answer(record) if isinstance(record, Answer) else self._add_reference(record)
             if partition is not None:
                 _, rows, vectors = new.setdefault(id(partition), (partition, [], []))
@@ -105,8 +126,6 @@ class View:
                 vectors.append(record.vector)
         for partition, rows, vectors in new.values():
             partition.add(rows, np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(rows), -1))
-        for key in latest:
-            self._drop_empty(key.scope)
 
     def exact(self, scope: str, key: bytes) -> Entry | None:
         """Return the entry with this very key, alive or not."""
@@ -179,13 +198,6 @@ class View:
             if not entry.alive(now)
         ]
 
-    def partitions(self) -> Iterator[Partition]:
-        """Yield all partitions there are now, for maintenance."""
-        for view in list(self._scopes.values()):
-            yield from list(view.partitions.values())
-            if view.reference_partition is not None:
-                yield view.reference_partition
-
     def _forget(self, key: RecordKey) -> tuple[bytes | None, int]:
         """Take a record out of all but its partition.
 
@@ -220,7 +232,17 @@ class View:
             del self._scopes[name]
 
     def _scope(self, name: str) -> ScopeView:
-        return self._scopes.setdefault(name, ScopeView())
+        scope = self._scopes.get(name)
+        if scope is None:
+            scope = self._scopes[name] = ScopeView()
+        return scope
+
+    def _one(self, value: T) -> T:
+        """Return the value that is equal to this one and was there before: answers share most of these."""
+        if len(self._shared) > _SHARED:
+            self._shared.clear()
+        known: T = self._shared.setdefault(value, value)
+        return known
 
     def _add_answer(self, answer: Answer) -> tuple[Partition | None, int]:
         scope = self._scope(answer.scope)
@@ -229,13 +251,13 @@ class View:
         entry = Entry(
             id=answer.id,
             row=self._next_row,
-            scope=answer.scope,
+            scope=self._one(answer.scope),
             key=answer.key,
-            context=answer.context,
+            context=self._one(answer.context),
             stored_at=answer.stored_at,
             expires_at=answer.expires_at,
-            model=answer.model,
-            source_tags=answer.source_tags,
+            model=self._one(answer.model),
+            source_tags=self._one(answer.source_tags),
             truncated=answer.truncated,
             prompt=answer.prompt[: LONGEST + 1] if near else "",
         )

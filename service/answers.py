@@ -20,7 +20,6 @@ from cachetools import LRUCache
 from index.errors import StoreDamagedError, StoreError, StoreFullError
 from index.records import Answer, LiveReference
 from index.store import Change, Kind, Record, RecordKey, Store, key_of
-from index.vectors import EXACT_LIMIT
 from index.view import Entry, View
 
 # Answers served lately, so that popular ones are not read from the disk's file again and again.
@@ -53,7 +52,6 @@ class Answers:
         self._store = store
         self._max_answers = max_answers
         self._thread = ThreadPoolExecutor(1, "store-writer")
-        self._maintenance = ThreadPoolExecutor(1, "maintenance")
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
         self._jobs: list[_Job] = []
@@ -115,7 +113,6 @@ class Answers:
         while self._writer is not None:
             await asyncio.shield(self._writer)
         self._thread.shutdown()
-        self._maintenance.shutdown()
         self._store.close()
 
     async def _write(self, puts: Sequence[Record], deletes: Sequence[RecordKey], *, only_lapsed: bool = False) -> None:
@@ -201,16 +198,12 @@ class Answers:
         return surplus
 
     async def _tend(self) -> None:
-        """Remove what has expired, and move new vectors into their graphs, again and again."""
-        loop = asyncio.get_running_loop()
+        """Remove what has expired, again and again."""
         while True:
             await asyncio.sleep(_TEND_EVERY_S)
             # What could not be removed is not served meanwhile, and the next round tries again.
             with contextlib.suppress(StoreError):
                 await self.sweep()
-            for partition in [p for p in self.view.partitions() if len(p) > EXACT_LIMIT]:
-                while await loop.run_in_executor(self._maintenance, partition.maintain):
-                    pass
 
 
 def _size(answer: Answer) -> int:

@@ -5,8 +5,10 @@ UNAVAILABLE and health says NOT_SERVING.
 """
 
 import asyncio
+import contextlib
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -235,13 +237,27 @@ def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
     store = SqliteStore(settings.store.file)
     try:
         view = View(encoder.digest, encoder.dimensions)
-        if stale := view.load(store):
+        with _all_kept():
+            stale = view.load(store)
+        if stale:
             _embed_again(store, view, stale, encoder)
         encoder.encode(encoder.tokenise(_WARM_UP))
     except BaseException:
         store.close()
         raise
     return encoder, generation, store, view
+
+
+@contextlib.contextmanager
+def _all_kept() -> Iterator[None]:
+    """Spare the garbage collector what is made now: it is kept, and to look at a million answers stops everything."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _load_generation(folder: Path, encoder: Encoder, settings: Settings) -> Generation:

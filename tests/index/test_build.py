@@ -154,22 +154,21 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_many_references_are_searched_by_graph(large: Path) -> None:
+def test_many_references_are_found(large: Path) -> None:
     generation = loaded(large)
-    assert {"graph.faiss", "graph_rows.npy"} <= set(generation.manifest.files)
     assert len(generation.partition) == MANY
     assert nearest(generation, references(range(0, MANY, 10))) > 0.98
 
 
-def test_the_same_input_gives_the_same_graph(large: Path, tmp_path: Path) -> None:
+def test_many_references_give_the_same_generation_again_and_elsewhere(large: Path, tmp_path: Path) -> None:
     again, embedded = build(references(range(MANY)), large)
     assert embedded == 0
     elsewhere, _ = build(references(range(MANY)), tmp_path)
     assert current_generation(large).name == again.generation == elsewhere.generation
 
 
-@pytest.mark.parametrize(("kept", "added"), [(4_400, 0), (4_200, 100), (3_000, 1_500), (1_000, 4_000), (4_150, 4_150)])
-def test_a_graph_built_from_the_last_one_holds_every_reference(tmp_path: Path, kept: int, added: int) -> None:
+@pytest.mark.parametrize(("kept", "added"), [(4_400, 0), (4_200, 100), (1_000, 4_000)])
+def test_a_build_from_the_last_one_holds_every_reference(tmp_path: Path, kept: int, added: int) -> None:
     build(references(range(MANY)), tmp_path)
     rows = [*references(range(MANY - kept, MANY)), *references(range(added), "new")]
     random.Random(1).shuffle(rows)

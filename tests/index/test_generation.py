@@ -40,7 +40,6 @@ output_usd_per_mtok = 10
 context_window = 100000
 """
 FILES = ["manifest.json", "models.toml", "estimator.npz", "fitted.npy", "references.jsonl", "hashes.npy", "vectors.npy"]
-GRAPH_FILES = ["graph.faiss", "graph_rows.npy"]
 
 
 def catalogue() -> Catalogue:
@@ -55,14 +54,6 @@ def references(n: int, word: str = "prompt") -> list[Reference]:
 def root(tmp_path: Path) -> Path:
     build_index(references(20), catalogue(), ENCODER, tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index that is large enough to be searched by graph."""
-    root = tmp_path_factory.mktemp("big")
-    build_index(references(4_200), catalogue(), ENCODER, root)
-    return root
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -121,16 +112,6 @@ DAMAGES = ["a bit flipped", "cut", "longer", "emptied", "deleted"]
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_refused_and_named_with_the_remedy(root: Path, name: str, how: str) -> None:
     folder = current_generation(root)
-    damage(folder / name, how)
-    with pytest.raises(GenerationError, match="waypost build-index") as error:
-        load_generation(folder)
-    assert name in str(error.value)
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", GRAPH_FILES)
-def test_a_damaged_graph_is_refused_and_named_with_the_remedy(big: Path, tmp_path: Path, name: str, how: str) -> None:
-    folder = Path(shutil.copytree(current_generation(big), tmp_path / current_generation(big).name))
     damage(folder / name, how)
     with pytest.raises(GenerationError, match="waypost build-index") as error:
         load_generation(folder)
@@ -205,14 +186,6 @@ def test_a_manifest_of_another_format_is_refused(root: Path, number: object) -> 
 def test_a_generation_of_another_encoder_is_refused(root: Path) -> None:
     with pytest.raises(GenerationError, match="vectors of different encoders cannot be compared"):
         load_generation(current_generation(root), HashEncoder(32).digest)
-
-
-def test_a_graph_that_is_not_listed_is_not_looked_at(root: Path, big: Path) -> None:
-    folder = current_generation(root)
-    for name in GRAPH_FILES:
-        shutil.copy(current_generation(big) / name, folder / name)
-    generation = load_generation(folder)
-    assert len(generation.partition) == 20
 
 
 def test_a_folder_without_an_index_says_how_to_build_one(tmp_path: Path) -> None:

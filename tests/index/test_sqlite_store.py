@@ -52,7 +52,7 @@ def test_the_feed_without_contents_never_looks_at_them_and_sorts_nothing(
 ) -> None:
     for contents, statements in sqlite_rows.FEEDS.items():
         for statement, _ in statements:
-            plan = str(store._writer.execute(f"EXPLAIN QUERY PLAN {statement}", (0,)).fetchall())
+            plan = str(store._writer.execute(f"EXPLAIN QUERY PLAN {statement}", (0, 1)).fetchall())
             assert ("answer_content" in plan) <= contents
             assert "TEMP B-TREE" not in plan
 

@@ -211,6 +211,19 @@ def test_loading_names_what_another_encoder_embedded() -> None:
     assert (view.answers, view.live_references) == (2, 2)
 
 
+def test_loading_takes_in_every_page_and_keeps_once_what_answers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.view._PAGE", 3)
+    store = MemoryStore()
+    store.write([answer(text=str(i), context=bytes(16)) for i in range(8)])
+    store.write([live(name=str(i)) for i in range(4)], [key_of(answer(text="5", context=bytes(16)))])
+    view, seen = View(ENCODER, D), list[int]()
+    view.load(store, seen.append)
+    assert seen == [3, 3, 3, 3]
+    assert view.count("a") == (7, 4)
+    assert len(view.near("a", vector(1), 0.9)) == 7
+    assert len({id(entry.context) for entry in view.entries("a")}) == 1
+
+
 SCOPES = ["a", "ab", "b"]
 RECORDS = st.one_of(
     st.builds(
