@@ -46,7 +46,7 @@ class Partition:
         exact_limit: up to this many vectors the search is exact.
     """
 
-    __slots__ = ("_count", "_exact_limit", "_ids", "_lock", "_scales", "_signs", "_values", "dimensions")
+    __slots__ = ("_count", "_exact_limit", "_ids", "_lock", "_plain", "_scales", "_signs", "_values", "dimensions")
 
     def __init__(self, dimensions: int, exact_limit: int = EXACT_LIMIT) -> None:
         self.dimensions = dimensions
@@ -56,6 +56,8 @@ class Partition:
         self._scales = np.empty(0, np.float32)
         self._values = np.empty((0, dimensions), np.int16)
         self._signs = np.empty((0, _bits(dimensions) // 8), np.uint8)
+        # Of a small partition, once it was searched: its ids, rising, and what is kept of each vector, in float32.
+        self._plain: tuple[Ids, Vectors] | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -64,7 +66,8 @@ class Partition:
     @property
     def nbytes(self) -> int:
         """How many bytes it takes, room for more included."""
-        return sum(array.nbytes for array in self._arrays())
+        plain = self._plain
+        return sum(array.nbytes for array in self._arrays()) + (plain[1].nbytes if plain is not None else 0)
 
     def add(self, ids: Sequence[int] | Ids, vectors: Vectors) -> None:
         """Add vectors; they are found from the next search on.
@@ -82,11 +85,12 @@ class Partition:
                 self._resize(max(new.stop, int(self._count * _GROWTH)))
             self._ids[new], self._scales[new] = ids, scales
             self._values[new], self._signs[new] = values, signs
-            self._count = new.stop
+            self._count, self._plain = new.stop, None
 
     def remove(self, ids: Sequence[int] | Ids) -> None:
         """Remove vectors by id; unknown ids are passed over. No later search returns them."""
         with self._lock:
+            self._plain = None
             gone = np.flatnonzero(np.isin(self._ids[: self._count], np.asarray(ids, np.int64)))
             left = self._count - len(gone)
             # The last ones take the places of those that go: nothing else moves.
@@ -117,9 +121,15 @@ class Partition:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         ids = np.full((len(queries), k), -1, np.int64)
         left = max(_LEFT, _LEFT_EACH * k)
+        faiss.omp_set_num_threads(1)  # queries come from several threads already; OpenMP keeps this for each of them
         with self._lock:
+            if self._count <= self._exact_limit:
+                found = min(k, self._count)
+                if found:
+                    scores[:, :found], ids[:, :found] = self._nearest(queries, found)
+                return scores, ids
             for i, query in enumerate(queries):
-                near = self._likely(query, left) if self._count > max(left, self._exact_limit) else None
+                near = self._likely(query, left) if self._count > left else None
                 cosines = self._cosines(query, near)
                 named = self._ids[: self._count] if near is None else self._ids[near]
                 if near is None and k < len(cosines):  # sorting all would take longer than comparing them
@@ -147,9 +157,19 @@ class Partition:
             places = np.linspace(0, self._count - 1, min(count, self._count)).astype(np.int64)
             return self._ids[places], self._values[places] * self._scales[places, None]
 
+    def _nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+        """Return cosines and ids, shape (n, k), of the nearest of a small partition."""
+        if self._plain is None:
+            order = np.argsort(self._ids[: self._count])
+            self._plain = self._ids[order], self._values[order] * self._scales[order, None]
+        ids, vectors = self._plain
+        scores, places = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        found = ids[places]
+        order = np.lexsort((found, -scores))
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+
     def _likely(self, query: Vectors, left: int) -> NDArray[np.int64]:
         """Return the positions of the vectors whose signs differ least from a query's."""
-        faiss.omp_set_num_threads(1)  # queries come from several threads already; OpenMP keeps this for each of them
         known = self._signs[: self._count]
         near: NDArray[np.int64] = faiss.knn_hamming(_signs(query[None]), known, left, variant="mc")[1][0]
         return near
