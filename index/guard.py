@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Final
 
-from index.lexicon import RANK, UNITS, is_typo, opposed
+from index.lexicon import PLACES, RANK, UNITS, is_typo, opposed
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
@@ -73,6 +73,8 @@ def compare(one: Prepared, other: Prepared) -> Comparison:
     left, right, typos = _residuals(one, other)
     if left or right:
         _check_residuals(one, other, left, right, refused)
+    if one.words != other.words and NAME in one.kinds and NAME in other.kinds and _inflected(one, other):
+        refused.append("names_differ")
     if one.negations != other.negations and (not typos or _any(one, left, NEGATED) or _any(other, right, NEGATED)):
         refused.append("negation")
     check_order(one, other, left, right, refused)
@@ -198,6 +200,17 @@ def _surplus(one: Prepared, other: Prepared) -> bool:
     """Return whether a name that both have stands more often in the one."""
     names = [stem for stem, kind in zip(one.stems, one.kinds, strict=True) if kind == NAME]
     return any(names.count(stem) > other.stems.count(stem) > 0 for stem in names)
+
+
+def _inflected(one: Prepared, other: Prepared) -> bool:
+    """Return whether a name of both has another form in each: "Alien" is not "Aliens", but "Indian" is "Indians"."""
+    mine, theirs = _names(one), _names(other)
+    return any(theirs.get(stem, word) != word for stem, word in mine.items())
+
+
+def _names(text: Prepared) -> dict[str, str]:
+    named = zip(text.stems, text.words, text.kinds, strict=True)
+    return {stem: word for stem, word, kind in named if kind == NAME and word not in PLACES}
 
 
 def substituted(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], least: float) -> bool:

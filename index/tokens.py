@@ -76,6 +76,7 @@ _BEFORE_IS: Final = frozenset(
     ("what", "who", "where", "when", "why", "how", "it", "that", "there", "here", "he", "she")
 )
 _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
+_SHORT: Final = frozenset(_COUNTRIES) | frozenset(_ROMAN)
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
@@ -116,7 +117,11 @@ def _tokens(text: str) -> list[_Token]:
             found.append((_HELD + next(literals), False, False))
             initial = False
         elif token not in _ORDINAL or not found or not found[-1][0][-1].isdigit():
-            found += _written_out(token, initial=initial)
+            word = token.casefold()
+            if word.isalpha() and word not in CONTRACTIONS and token not in _SHORT:  # as nearly all are
+                found.append((word, token[0].isupper(), initial))
+            else:
+                found += _written_out(token, initial=initial)
             initial = False
     return found
 

@@ -17,19 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.guard import Comparison, compare, substituted
-from index.tokens import DATE, NAME
+from index.tokens import NAME
 from index.wording import TELLING, Prepared
 
 WEIGHTS: Final = Path(__file__).parent / "data" / "verifier.json"
 FEATURES: Final = (
-    "cosine", "cosine_above_80", "cosine_above_90", "cosine_above_95", "left_over", "left_over_much", "both_sides",
-    "one_side", "question", "question_yes", "name_one_side", "date_one_side", "typos", "same_words", "identical",
-    "should", "function_words", "inversions", "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over",
-    "other_words",
+    "cosine", "cosine_above_80", "cosine_above_90", "cosine_above_95", "left_over", "left_over_much", "question",
+    "question_yes", "name_one_side", "typos", "same_words", "same_stems", "identical", "function_words", "inversions",
+    "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over", "other_words",
 )  # fmt: skip
 # Of real question pairs 1 % of the duplicates are below, where 1 pair in 77 is one: not worth comparing.
 LEAST_COSINE: Final = 0.6
-_MOST: Final = 4.0
 _EXTREME: Final = 500.0  # of a logit: beyond it exp overflows
 _UNLIKE: Final = 0.6  # of left-over weight: with less in common, how much less says nothing more
 _LEAD: Final = 0.1
@@ -158,12 +156,10 @@ def features(cosine: float, comparison: Comparison) -> list[float]:
     theirs = sum([other.weights[place] for place in right])
     length = (one.total + other.total) / 2 + 0.25
     left_over = min((mine + theirs) / (2 * length), _UNLIKE)
-    both, side = min(mine, theirs, _MOST), min(abs(mine - theirs), _MOST)
-    kinds = {one.kinds[place] for place in left} | {other.kinds[place] for place in right} if left or right else _NONE
+    named = NAME in [one.kinds[place] for place in left] or NAME in [other.kinds[place] for place in right]
     words = len(one.words) + len(other.words) + 1
     empty = sum([not one.weights[place] for place in left]) + sum([not other.weights[place] for place in right])
     inversions, kept = _order(one, other)
-    long = min(length, 10.0) / 10
     cosine = min(cosine, 1.0)
     return [
         cosine,
@@ -172,28 +168,22 @@ def features(cosine: float, comparison: Comparison) -> list[float]:
         max(0.0, cosine - 0.95),
         left_over,
         max(0.0, left_over - 0.2),
-        both,
-        side,
         float(one.question != other.question),
         float((one.question == "yes") != (other.question == "yes")),
-        float(NAME in kinds),
-        float(DATE in kinds),
+        float(named),
         min(comparison.typos, 2) * max(0.0, 1.0 - 3.0 * left_over),
         float(mine + theirs < TELLING),
         float(one.stems == other.stems),
-        float(("should" in one.words) != ("should" in other.words)),
+        float(one.words == other.words),
         empty / words,
         float(min(inversions, 3)),
         kept,
-        float(both > TELLING and substituted(one, other, left, right, 0.0)),
-        long,
+        float(min(mine, theirs) > TELLING and substituted(one, other, left, right, 0.0)),
+        min(length, 10.0) / 10,
         abs(len(one.words) - len(other.words)) / words,
         min(0.0, cosine - 0.9) * left_over,
         max(0.0, cosine - 0.85) * left_over,  # so near in spite of other words: a paraphrase
     ]
-
-
-_NONE: Final[set[int]] = set()
 
 
 def _order(one: Prepared, other: Prepared) -> tuple[int, float]:

@@ -179,6 +179,8 @@ def _language(text: str, words: list[str], kinds: list[int]) -> str:
     other, name = max([(len(seen & known), name) for name, known in LANGUAGES.items()])
     if other > english:
         return name
+    if english > other + 1:
+        return "en"
     # Names and numbers are of any language.
     telling = [w for w, kind in zip(opening, kinds, strict=False) if kind in (PLAIN, NEGATED)]
     known = sum([word in RANK or word in _ENGLISH or stem(word) in RANK for word in telling])

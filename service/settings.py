@@ -108,8 +108,8 @@ class CacheSettings(_Table):
     min_probability: Share = 0.9
     """The least probability, by the verifier, that a candidate's answer is right. It is fitted for the default encoder;
     with another, 0 lets the threshold and the guard decide alone."""
-    threshold: Share = 0.85
-    """The least cosine for a semantic hit. Belongs to one encoder: another needs another."""
+    threshold: Share = 0.9
+    """The least cosine for a semantic hit, whatever its probability. Belongs to one encoder: another needs another."""
     max_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
     """Conversations with more user turns are only hit exactly."""
     ttl_s: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 7 * 86_400.0

@@ -42,6 +42,10 @@ def test_the_same_question_in_other_words_is_likely_and_another_is_not(verifier:
     assert other.probability < 0.4
 
 
+def test_the_same_words_are_nearly_certain_whatever_the_marks_did_to_the_cosine(verifier: Verifier) -> None:
+    assert judge(verifier, "reset password", "Reset password.", 0.8).probability > 0.9
+
+
 def test_nearer_is_likelier(verifier: Verifier) -> None:
     one, other = "How do I start to paint?", "What is the best way to begin painting?"
     rising = [judge(verifier, one, other, cosine).probability for cosine in np.linspace(LEAST_COSINE, 1.0, 30)]
