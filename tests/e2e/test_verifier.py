@@ -7,10 +7,13 @@ from tests.e2e.kit import Client
 
 NEAR_MISSES = [
     ("numbers_differ", "Is the warranty valid for 2 years?", "Is the warranty valid for 3 years?"),
-    ("numbers_differ", "How do I install Python 3.10?", "How do I install Python 3.1?"),
     ("units_differ", "Is 500 mg of vitamin C a day too much?", "Is 500 g of vitamin C a day too much?"),
     ("dates_differ", "Is the office open on Saturday?", "Is the office open on Sunday?"),
-    ("names_differ", "Is Christina Miller a good actress?", "Is Christine Miller a good actress?"),
+    (
+        "names_differ",
+        "Is John Smith still the best goalkeeper of the league this season?",
+        "Is Jack Smith still the best goalkeeper of the league this season?",
+    ),
     ("terms_differ", "How do I open report_2.csv?", "How do I open report_3.csv?"),
     ("negation", "Which mushrooms are safe to eat?", "Which mushrooms are not safe to eat?"),
     ("opposite", "Should I stretch before a run?", "Should I stretch after a run?"),
