@@ -43,6 +43,9 @@ class Answer:
     `key` (32 bytes) is what an exact hit matches: scope, context and canonical text. `context` (16 bytes) is
     the fingerprint a semantic hit must share. `vector` is the prompt's embedding as little-endian float32
     bytes, of the encoder with digest `encoder`. Times are seconds since the epoch; `expires_at` of 0: never.
+    `meaning` is the same for answers that are: a digest of the content, or that of an answer this one was found
+    equivalent to; b"" where it was stored before there was one. Where `wording_of` names another answer of the scope,
+    this is a further prompt that has the same: it has no content of its own.
     """
 
     id: str
@@ -60,6 +63,8 @@ class Answer:
     content_type: str = "text/plain"
     source_tags: tuple[str, ...] = ()
     truncated: bool = False
+    meaning: bytes = b""
+    wording_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from index.store import Change, Kind, Record, RecordKey, key_of, unstorable
 Row = tuple[Any, ...]  # Any: what a column holds is known to SQLite, and kept by STRICT tables
 
 INSERT_ANSWER = """INSERT INTO answer (seq, scope, id, key, context, model, encoder, stored_at,
-    expires_at, content_type, source_tags, truncated, vector, prompt)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    expires_at, content_type, source_tags, truncated, vector, prompt, meaning, wording_of)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 INSERT_CONTENT = "INSERT INTO answer_content (seq, content, chunks) VALUES (?, ?, ?)"
 INSERT_REFERENCE = """INSERT INTO reference (seq, scope, id, best_model, scores, costs, messages,
     category, source, note, encoder, vector, prompt)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _ANSWER_COLUMNS = """seq, scope, id, key, context, model, encoder, stored_at, expires_at,
-    content_type, source_tags, truncated, vector, prompt"""
+    content_type, source_tags, truncated, vector, prompt, meaning, wording_of"""
 _REFERENCE_COLUMNS = """seq, scope, id, best_model, scores, costs, messages, category, source,
     note, encoder, vector, prompt"""
 
@@ -66,6 +66,8 @@ def rows_of_answer(seq: int, answer: Answer) -> tuple[Row, Row]:
         answer.truncated,
         answer.vector,
         answer.prompt,
+        answer.meaning,
+        answer.wording_of,
     )
     return facts, (seq, answer.content, _json(answer.chunks))
 
@@ -119,6 +121,8 @@ def answer_of(row: Row) -> Answer:
         truncated,
         vector,
         prompt,
+        meaning,
+        wording_of,
         content,
         chunks,
     ) = row
@@ -141,6 +145,8 @@ def answer_of(row: Row) -> Answer:
         content_type,
         _texts(source_tags),
         bool(truncated),
+        meaning,
+        wording_of,
     )
 
 

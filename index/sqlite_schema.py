@@ -83,7 +83,14 @@ CREATE TABLE counter (
 INSERT INTO counter VALUES (1, 0);
 """
 
-STEPS = (_ANSWERS_REFERENCES_AND_FEED,)
+# 2. What tells an answer from others, and further prompts that have the same answer. Of what is there already nobody
+# knows: each is taken for one of its own.
+_MEANINGS_AND_WORDINGS = """
+ALTER TABLE answer ADD COLUMN meaning    BLOB NOT NULL DEFAULT x'';
+ALTER TABLE answer ADD COLUMN wording_of TEXT NOT NULL DEFAULT '';
+"""
+
+STEPS = (_ANSWERS_REFERENCES_AND_FEED, _MEANINGS_AND_WORDINGS)
 NEWEST = len(STEPS)
 
 

@@ -8,7 +8,7 @@ store and never decides.
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -30,7 +30,8 @@ class Entry:
     """What is known of a cached answer without its text.
 
     `row` is its id inside the partition; `prompt` is what is compared with other prompts: the beginning where it is
-    longer than anyone reads, "" where it is only ever hit exactly.
+    longer than anyone reads, "" where it is only ever hit exactly; `meaning` is the same where the answer is.
+    `wording_of` names the entry whose answer this is another prompt for, "" where it has one of its own.
     """
 
     id: str
@@ -44,6 +45,13 @@ class Entry:
     source_tags: tuple[str, ...]
     truncated: bool
     prompt: str
+    meaning: bytes = b""
+    wording_of: str = ""
+
+    @property
+    def answer_id(self) -> str:
+        """The id of the entry that has the answer."""
+        return self.wording_of or self.id
 
     def alive(self, now: float) -> bool:
         """Return whether it can still be served at a time (seconds since the epoch)."""
@@ -61,6 +69,7 @@ class ScopeView:
     references: dict[str, int] = field(default_factory=dict)
     reference_rows: dict[int, Reference] = field(default_factory=dict)
     reference_partition: Partition | None = None
+    wordings: dict[str, set[str]] = field(default_factory=dict)
 
 
 class View:
@@ -137,6 +146,11 @@ class View:
         view = self._scopes.get(scope)
         return view.by_id.get(entry_id) if view else None
 
+    def wordings(self, scope: str, entry_id: str) -> Collection[str]:
+        """Return the ids of the further prompts that have an entry's answer."""
+        view = self._scopes.get(scope)
+        return view.wordings.get(entry_id, ()) if view else ()
+
     def entry_at(self, scope: str, row: int) -> Entry | None:
         """Return the entry a search of this scope's partitions found, unless it was removed meanwhile."""
         view = self._scopes.get(scope)
@@ -186,7 +200,9 @@ class View:
     def count(self, scope: str) -> tuple[int, int]:
         """Return how many answers and live references a scope holds."""
         view = self._scopes.get(scope)
-        return (len(view.by_id), len(view.references)) if view else (0, 0)
+        if view is None:
+            return 0, 0
+        return len(view.by_id) - sum(map(len, view.wordings.values())), len(view.references)
 
     def expired(self, now: float | None = None) -> list[RecordKey]:
         """Return the answers whose time has passed (`now` in seconds since the epoch)."""
@@ -213,7 +229,9 @@ class View:
         entry = scope.by_id.pop(key.id, None)
         if entry is None:
             return None, 0
-        self.answers -= 1
+        if entry.wording_of:
+            _discard(scope.wordings, entry.wording_of, entry.id)
+        self.answers -= not entry.wording_of
         if scope.by_key.get(entry.key) is entry:
             del scope.by_key[entry.key]
         return entry.context, entry.row if scope.by_row.pop(entry.row, None) else 0
@@ -260,9 +278,24 @@ class View:
             source_tags=self._one(answer.source_tags),
             truncated=answer.truncated,
             prompt=answer.prompt[: LONGEST + 1] if near else "",
+            meaning=answer.meaning or answer.id.encode(),
         )
+        if answer.wording_of:
+            said = scope.by_id.get(answer.wording_of)
+            if said is None:  # without its answer there is nothing to serve
+                return None, 0
+            entry = replace(
+                said,
+                id=entry.id,
+                row=entry.row,
+                key=entry.key,
+                truncated=entry.truncated,
+                prompt=entry.prompt,
+                wording_of=said.id,
+            )
+            scope.wordings.setdefault(said.id, set()).add(entry.id)
         scope.by_id[entry.id] = scope.by_key[entry.key] = entry
-        self.answers += 1
+        self.answers += not entry.wording_of
         if not near:
             return None, 0
         scope.by_row[entry.row] = entry
@@ -281,3 +314,11 @@ class View:
         if scope.reference_partition is None:
             scope.reference_partition = Partition(self._dimensions)
         return scope.reference_partition, self._next_row
+
+
+def _discard(sets: dict[str, set[str]], key: str, value: str) -> None:
+    """Take a value out of one of several sets, which goes when it is empty."""
+    values = sets.get(key, set())
+    values.discard(value)
+    if not values:
+        sets.pop(key, None)

@@ -8,7 +8,7 @@ hears back, so no later lookup finds what was removed. Called by the edge; looku
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -64,7 +64,7 @@ class Answers:
         answer = self._recent.get(entry.row)
         if answer is None:
             try:
-                record = self._store.get(Kind.ANSWER, entry.scope, (entry.id,)).get(entry.id)
+                record = self._store.get(Kind.ANSWER, entry.scope, (entry.answer_id,)).get(entry.answer_id)
             except StoreError as error:  # a model can answer in its place
                 self.unreadable += 1
                 _log.error("answer_unreadable", scope=entry.scope, entry=entry.id, why=str(error))
@@ -77,10 +77,11 @@ class Answers:
     def page(self, kind: Kind, scope: str, after: int) -> Iterator[Change]:
         """Yield live records of a scope in the order they were written, `after` a sequence number.
 
-        They are read a few at a time, as they are asked for: a thousand of the largest answers are gigabytes.
+        Further wordings of an answer are left out. They are read a few at a time, as they are asked for: a thousand of
+        the largest answers are gigabytes.
         """
         while changes := self._store.scan(kind, scope, after=after, limit=_READ_AT_ONCE):
-            yield from changes
+            yield from (change for change in changes if not _is_wording(change.record))
             after = changes[-1].seq
 
     async def put(self, answer: Answer) -> bool:
@@ -162,6 +163,8 @@ class Answers:
                 merged[key] = record
         for key in self._surplus(merged):
             merged[key] = None
+        for key in self._wordings(merged):
+            merged[key] = None
         puts = [record for record in merged.values() if record is not None]
         deletes = [key for key, record in merged.items() if record is None]
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, puts, deletes)
@@ -177,6 +180,19 @@ class Answers:
             if key.kind is Kind.ANSWER and (entry := self.view.by_id(key.scope, key.id)) is not None:
                 self._recent.pop(entry.row, None)
 
+    def _wordings(self, merged: Mapping[RecordKey, Record | None]) -> list[RecordKey]:
+        """Return the wordings that go with answers that are removed or replaced, and those whose answer is gone."""
+        gone = []
+        for key, record in merged.items():
+            if isinstance(record, Answer) and record.wording_of:
+                said = RecordKey(Kind.ANSWER, key.scope, record.wording_of)
+                if merged.get(said) is None and (said in merged or self.view.by_id(key.scope, said.id) is None):
+                    gone.append(key)
+            elif key.kind is Kind.ANSWER:
+                there = (RecordKey(Kind.ANSWER, key.scope, one) for one in self.view.wordings(key.scope, key.id))
+                gone += [one for one in there if merged.get(one) is None]
+        return gone
+
     def _lapsed(self, key: RecordKey) -> bool:
         entry = self.view.by_id(key.scope, key.id)
         return entry is not None and not entry.alive(time.time())
@@ -190,7 +206,7 @@ class Answers:
                 grown[key.scope] = grown.get(key.scope, 0) + (record is not None) - there
         surplus: list[RecordKey] = []
         for scope, by in grown.items():
-            excess = self.view.count(scope)[0] + by - self._max_answers
+            excess = len(self.view.entries(scope)) + by - self._max_answers
             if excess > 0:
                 old = (RecordKey(Kind.ANSWER, scope, e.id) for e in self.view.entries(scope))
                 new = (key_of(r) for r in merged.values() if isinstance(r, Answer) and r.scope == scope)
@@ -204,6 +220,10 @@ class Answers:
             # What could not be removed is not served meanwhile, and the next round tries again.
             with contextlib.suppress(StoreError):
                 await self.sweep()
+
+
+def _is_wording(record: Record | None) -> bool:
+    return isinstance(record, Answer) and bool(record.wording_of)
 
 
 def _size(answer: Answer) -> int:

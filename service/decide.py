@@ -20,14 +20,15 @@ from index.view import Entry
 from service import log
 from service.answers import Answers
 from service.batcher import Batcher, Embedded
-from service.cache.semantic import Judge, likelihood, refusal, verify
+from service.cache.keeper import Keeper
+from service.cache.semantic import Judge, budget_of, likelihood, refusal, verify
 from service.decisions import DecisionLog, new_id
 from service.learning.journal import Journal
 from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.policy.policy import Policy
-from service.requests import NO_VOTERS, Decision, Hit, Plan, Prompt, Reason, Request, Timings
+from service.requests import NO_VOTERS, CacheMode, Decision, Hit, Plan, Prompt, Reason, Request, Timings
 from service.routing.choose import Known, fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
 from service.routing.feedback import Feedback
@@ -52,6 +53,7 @@ class Decider:
     answers: Answers
     batcher: Batcher[Ask, Found]
     judge: Judge
+    keeper: Keeper
     log: DecisionLog
     metrics: Metrics
     feedback: Feedback = field(default_factory=Feedback)
@@ -87,6 +89,8 @@ class Decider:
 
         if caching and request.cache.reads:
             mark = perf_counter()
+            if request.cache.mode is CacheMode.DEFAULT:
+                self.keeper.count(request.scope, budget_of(request.cache, self.settings.cache.of(request.scope)))
             decision.hit = self._exact(request, prompt, now)
             timings.exact = perf_counter() - mark
             if decision.hit is not None:
@@ -142,7 +146,7 @@ class Decider:
     ) -> Embedded[Found]:
         """Return the embedding and what is near it, or raise OutOfTime when the deadline comes too close."""
         view = self.answers.view
-        looks = semantic and not refusal(prompt, request.cache, self.settings.cache, truncated=False)
+        looks = semantic and not refusal(prompt, request.cache, self.settings.cache.of(request.scope), truncated=False)
         ask = Ask(
             view.answer_partition(request.scope, prompt.context) if looks else None,
             generation,
@@ -165,18 +169,23 @@ class Decider:
 
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
-        request, settings = decision.request, self.settings.cache
+        request, settings = decision.request, self.settings.cache.of(decision.request.scope)
         if why := refusal(decision.prompt, request.cache, settings, truncated=decision.truncated):
             decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
             return
         view = self.answers.view
         near = [(min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None]
-        served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)
+        if budget_of(request.cache, settings) < 1:
+            tried = self.keeper.verify(decision.prompt, near, request, settings, now)
+            served, decision.judged, decision.trial = tried
+        else:
+            served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)
         answer = self.answers.fetch(served.entry) if served is not None else None
         if served is not None and answer is not None:
             decision.hit = Hit(answer, exact=False, similarity=served.similarity, p_correct=served.probability)
         else:
-            decision.candidate = max(decision.judged, key=likelihood, default=None)
+            tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
+            decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
 
     def base(self, generation: Generation) -> int:
         """Return the fallback's column: what gains are compared with."""

@@ -6,7 +6,7 @@ series stays bounded.
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -142,6 +142,18 @@ class Metrics:
         class Reading(Collector):
             def collect(self) -> Iterator[CounterMetricFamily]:
                 yield CounterMetricFamily(name, text, value=read())
+
+        self.registry.register(Reading())
+
+    def labelled(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Publish counts that are kept elsewhere, one for each value of a label."""
+
+        class Reading(Collector):
+            def collect(self) -> Iterator[CounterMetricFamily]:
+                family = CounterMetricFamily(name, text, labels=[label])
+                for value, count in read().items():
+                    family.add_metric([value], count)
+                yield family
 
         self.registry.register(Reading())
 

@@ -112,6 +112,7 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         source_tags=incoming.to_tags(message.source_tags),
         ttl=incoming.to_ttl(message),
         answer_wrong=message.answer_wrong,
+        equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
     done = await report(
         decision,
@@ -120,6 +121,7 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         runtime.decider.answers,
         runtime.encoder,
         runtime.settings.cache,
+        runtime.lessons,
     )
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
@@ -180,7 +182,8 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     if wanted.radius is not None:
         embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), _NO_SEARCH)
         near = answers.view.near(scope, embedded.vector, wanted.radius[1])
-    found = [entry.id for entry in answers.view.entries(scope) if wanted.matches(entry, near)]
+    matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
+    found = list(dict.fromkeys(matching))
     if not message.dry_run:
         await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id) for entry_id in found])
     return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=found[:_LISTED])
@@ -286,7 +289,9 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     )
     if decider.accounts is not None:
         learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")
-    if not message.scope:
+    if message.scope:
+        response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(scope)))
+    else:
         response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
     return response
 

@@ -5,13 +5,17 @@ Checks what may be stored; storing itself is `service.answers`.
 
 import hmac
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from index.encoder import Encoder
 from index.records import Answer
 from index.store import Kind, RecordKey
+from index.text import content_digest
+from index.view import View
 from service.answers import Answers
 from service.errors import PreconditionFailed
+from service.lessons import Confirmed, Lessons
 from service.requests import LAPSED, Decision, Outcome, Prompt
 from service.settings import CacheSettings
 
@@ -31,6 +35,10 @@ _COMPLETE = frozenset(
 )
 
 
+# Of one answer: enough for how people put a question, few enough that one answer does not fill its scope.
+_MOST_WORDINGS: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a caller says of one decision. `ttl` in seconds; `model` is an id of the catalogue."""
@@ -44,6 +52,7 @@ class Report:
     source_tags: tuple[str, ...]
     ttl: float | None
     answer_wrong: bool
+    equivalent: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ async def report(
     answers: Answers,
     encoder: Encoder,
     settings: CacheSettings,
+    lessons: Lessons,
 ) -> Reported:
     """Take in a report.
 
@@ -72,6 +82,7 @@ async def report(
         answers: where an answer is stored or removed.
         encoder: whose vector the decision carries.
         settings: what may be stored.
+        lessons: who learns from it.
 
     Raises:
         PreconditionFailed: the fill token is not this decision's, was used before, or has lapsed.
@@ -80,6 +91,7 @@ async def report(
     removed = 0
     if what.answer_wrong and decision.hit is not None:
         wrong = decision.hit.answer
+        lessons.complain(decision)
         removed = int(answers.view.by_id(wrong.scope, wrong.id) is not None)
         await answers.remove([RecordKey(Kind.ANSWER, wrong.scope, wrong.id)])
     elif what.answer_wrong:  # a reviewed answer, which may have been stored before anyone knew
@@ -88,21 +100,48 @@ async def report(
         if entry is not None and entry.model == what.model:
             removed = 1
             await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id)])
+    confirmed = lessons.hear(decision, what.answer, what.equivalent) if what.equivalent is not None else None
     if not fill_token:
         return Reported(removed=removed)
     _check_token(decision, fill_token)
     refused = _refusal(what, settings)
     if refused:
         return Reported(not_stored_because=refused, removed=removed)
+    if what.equivalent is None:
+        confirmed = lessons.hear(decision, what.answer, None)
     scope, prompt, truncated = decision.request.scope, decision.prompt, decision.truncated
     answer = to_answer(scope, prompt, what, encoder, decision.vector, settings, truncated=truncated)
+    if confirmed is not None:
+        answer = _joined(answer, confirmed, what, answers.view)
     decision.fill_token = ""  # used up before the write, so that a second report cannot slip in beside it
     try:
         await answers.put(answer)
+        if answer.wording_of and answers.view.by_id(scope, answer.id) is None:  # what it joined went meanwhile
+            answer = to_answer(scope, prompt, what, encoder, decision.vector, settings, truncated=truncated)
+            await answers.put(answer)
     except BaseException:
         decision.fill_token = fill_token
         raise
-    return Reported(entry_id=answer.id, removed=removed)
+    return Reported(entry_id=answer.wording_of or answer.id, removed=removed)
+
+
+def _joined(answer: Answer, confirmed: Confirmed, what: Report, view: View) -> Answer:
+    """Return an answer as another wording of the one it is equivalent to, or, where it must stay, joined with it.
+
+    It stays where the two may lapse, or be invalidated, at other times, or where the other is gone.
+    """
+    entry = confirmed.entry
+    said = view.by_id(entry.scope, entry.answer_id)
+    if said is None or said.meaning != entry.meaning or said.id == answer.id:
+        return answer
+    if (
+        not confirmed.sure
+        or what.ttl is not None
+        or not set(what.source_tags) <= set(said.source_tags)
+        or len(view.wordings(said.scope, said.id)) >= _MOST_WORDINGS
+    ):
+        return replace(answer, meaning=said.meaning)
+    return replace(answer, content="", chunks=(), wording_of=said.id, meaning=b"")
 
 
 def to_answer(
@@ -145,6 +184,7 @@ def to_answer(
         content_type=what.content_type or "text/plain",
         source_tags=what.source_tags,
         truncated=truncated,
+        meaning=content_digest(what.answer),
     )
 
 

@@ -85,11 +85,6 @@ class CacheOptions:
         return self.mode in (CacheMode.DEFAULT, CacheMode.EXACT_ONLY)
 
     @property
-    def semantic(self) -> bool:
-        """Whether an answer to another text may be served."""
-        return self.mode is CacheMode.DEFAULT and self.error_budget != 0
-
-    @property
     def fills(self) -> bool:
         """Whether the model's answer may be stored."""
         return self.mode is not CacheMode.BYPASS
@@ -249,6 +244,22 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A likely hit as it was decided on: what a verdict on it teaches.
+
+    `evidence` is what the learner looked at, `error` (0 to 1) what it said, `budget` that of the request. `chance` is
+    the probability with which a model was to be asked; `audit` tells whether it was, though the answer could be served.
+    """
+
+    entry: Entry
+    evidence: tuple[float, ...]
+    error: float
+    budget: float
+    chance: float
+    audit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A cached answer to serve; `p_correct` is not told for an exact hit."""
 
@@ -367,6 +378,7 @@ class Decision:
     plan: Plan | None = None
     candidate: Judged | None = None
     judged: tuple[Judged, ...] = ()
+    trial: Trial | None = None
     estimates: tuple[Estimate, ...] = ()
     expected: tuple[Estimate, ...] = ()
     voters: Voters | None = None

@@ -28,9 +28,11 @@ from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from index.store import Record, RecordKey, Store
 from index.text import canonical
+from index.vectors import Vectors
 from index.view import View
 from service.answers import Answers
 from service.batcher import Batcher
+from service.cache.keeper import Keeper
 from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
@@ -39,7 +41,8 @@ from service.learning.journal import Journal, Rating, restored
 from service.learning.online import Learner, Sample, mean_quality
 from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
-from service.lookup import search
+from service.lessons import KIND, Lessons
+from service.lookup import Ask, search
 from service.metrics import Metrics
 from service.policy.compiled import fit
 from service.policy.published import publish_policy
@@ -67,6 +70,7 @@ class Runtime:
     settings: Settings
     encoder: Encoder
     decider: Decider
+    lessons: Lessons
     started_at: float
     tutor: Tutor | None = None
     state: State | None = None
@@ -146,6 +150,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Stop the encoder, finish writes and close the store."""
+        await self.lessons.close()
         await asyncio.to_thread(self.decider.batcher.close)
         if self.tutor is not None:
             await self.tutor.close()
@@ -176,11 +181,15 @@ async def load(settings: Settings) -> Runtime:
     answers = Answers(store, view, settings.cache.max_answers)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
-    decider = Decider(settings, generation, answers, batcher, judge, log, metrics)
+    keeper = Keeper(judge)
+    decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics)
+    lessons = teaching(decider)
     tutor = await learn(decider, encoder.digest)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)
     state = await asyncio.to_thread(State, settings.store.policy_file)
-    decider.policy.load(await asyncio.to_thread(state.load))
+    kept = await asyncio.to_thread(state.load)
+    decider.policy.load(kept)
+    lessons.keep(kept.get(KIND, {}), state.put)
     decider.policy.keep = state.put
     state.start()
     _publish(metrics, decider)
@@ -193,7 +202,7 @@ async def load(settings: Settings) -> Runtime:
         live_references=view.live_references,
         load_s=round(loaded - started, 3),
     )
-    return Runtime(settings, encoder, decider, time.time(), tutor, state)
+    return Runtime(settings, encoder, decider, lessons, time.time(), tutor, state)
 
 
 async def learn(decider: Decider, encoder_digest: str) -> Tutor | None:
@@ -293,6 +302,15 @@ def _embed_again(store: Store, view: View, stale: Sequence[RecordKey], encoder: 
         view.apply(store.changes(since, len(renewed) + 1, contents=False))
 
 
+def teaching(decider: Decider) -> Lessons:
+    """Return what lets a decider's cache learn from reports."""
+
+    async def embed(text: str) -> Vectors:
+        return (await decider.batcher.submit(text, Ask(None, None, None))).vector
+
+    return Lessons(decider.keeper, decider.answers, embed, decider.settings.cache)
+
+
 def _publish(metrics: Metrics, decider: Decider) -> None:
     """Publish sizes and the queue."""
     batcher, answers = decider.batcher, decider.answers
@@ -308,6 +326,10 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
         "Cached answers that were found and could not be read.",
         lambda: answers.unreadable,
     )
+    keeper = decider.keeper
+    metrics.labelled("waypost_trials", "Likely hits by what was done.", "action", lambda: keeper.actions)
+    metrics.labelled("waypost_verdicts", "What was learned of candidates.", "verdict", lambda: keeper.verdicts)
+    metrics.gauge("waypost_budgets_broken", "Error budgets whose bound is above them.", lambda: keeper.broken)
     metrics.gauge("waypost_answers", "Cached answers.", lambda: view.answers)
     if (journal := decider.journal) is not None:
         metrics.counter("waypost_journal_written", "Rows the journal took.", lambda: journal.written)

@@ -10,11 +10,13 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from cachetools import LRUCache
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
@@ -24,6 +26,7 @@ from service.policy_settings import PolicySettings
 DEFAULT_ENCODER: Final = Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+_MAX_SCOPES: Final = 10_000
 
 
 class _Table(BaseModel):
@@ -101,16 +104,26 @@ class StoreSettings(_Table):
         return self.data_dir / "policy.sqlite3"
 
 
+class ScopeSettings(_Table):
+    """What is different for some scopes; what is left out is as in `[cache]`."""
+
+    error_budget: Share | None = None
+    """As `cache.error_budget`."""
+
+
 class CacheSettings(_Table):
     """Which cached answers may be served."""
 
     enabled: bool = True
     """Without it every request is routed and nothing is stored."""
+    error_budget: Share = 0.01
+    """The largest share of requests that may get a wrong cached answer, unless the request says. 0: only exact hits. 1:
+    no budget; what `threshold`, `min_probability` and the guard let pass is served, nothing is audited or learned."""
     min_probability: Share = 0.9
-    """The least probability, by the verifier, that a candidate's answer is right. It is fitted for the default encoder;
-    with another, 0 lets the threshold and the guard decide alone."""
+    """The least probability, by the verifier, that a candidate's answer is right, where the budget is 1. It is fitted
+    for the default encoder; with another, 0 lets the threshold and the guard decide alone."""
     threshold: Share = 0.9
-    """The least cosine for a semantic hit, whatever its probability. Belongs to one encoder: another needs another."""
+    """The least cosine for a semantic hit, whatever its probability, where the budget is 1. Belongs to one encoder."""
     max_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
     """Conversations with more user turns are only hit exactly."""
     ttl_s: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 7 * 86_400.0
@@ -121,6 +134,21 @@ class CacheSettings(_Table):
     """The largest answer stored."""
     lease_s: Positive = 600.0
     """How long a fill token is good for."""
+    scopes: Mapping[str, ScopeSettings] = Field(default_factory=dict)
+    """By name or pattern (`user:*`); of several that match the name itself counts, else the longest."""
+    _of: LRUCache[str, "CacheSettings"] = PrivateAttr(default_factory=lambda: LRUCache(_MAX_SCOPES))
+
+    def of(self, scope: str) -> "CacheSettings":
+        """Return the settings of one scope."""
+        if not self.scopes:
+            return self
+        found = self._of.get(scope)
+        if found is None:
+            names = [name for name in self.scopes if fnmatchcase(scope, name)]
+            best = scope if scope in self.scopes else max(names, key=len, default=None)
+            different = self.scopes[best].model_dump(exclude_none=True) if best is not None else {}
+            found = self._of[scope] = self.model_copy(update=different) if different else self
+        return found
 
 
 class RoutingSettings(_Table):

@@ -1,7 +1,7 @@
-"""The verify stage: may one of the near answers be served for this prompt?
+"""The verify stage without an error budget: what do guard and verifier say of the near answers?
 
 `Judge` looks at the near entries through guard and verifier, and knows nothing of what is allowed; `verify` picks what
-may be served. Called on the event loop by `service.decide`; an error budget belongs between the two.
+may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from index.verifier import LEAST_COSINE, Candidate, Verifier
 from index.view import Entry
 from index.wording import Prepared, prepare
 from service.errors import SettingsError
-from service.requests import CacheOptions, Judged, Prompt, Request
+from service.requests import CacheMode, CacheOptions, Judged, Prompt, Request
 from service.settings import CacheSettings
 
 # Near enough to be worth telling the caller, though not to be served.
@@ -75,7 +75,8 @@ def load_judge(settings: CacheSettings, encoder: str) -> Judge:
         SettingsError: a probability is asked for that cannot be told of this encoder's cosines.
     """
     judge = Judge(Verifier.load(), encoder)
-    if settings.enabled and settings.min_probability and not judge.calibrated:
+    unbounded = settings.enabled and settings.error_budget == 1
+    if unbounded and settings.min_probability and not judge.calibrated:
         problem = f"cache.min_probability: the verifier is not fitted for the encoder {encoder[:16]}"
         fix = "set it to 0, so that cache.threshold and the guard decide alone, or fit it (docs/operations.md)"
         raise SettingsError([f"settings: {problem}: {fix}"])
@@ -91,6 +92,11 @@ def _prepared(row: int, prompt: str) -> Prepared:
 _UNREAD: Final = prepare("")
 
 
+def budget_of(options: CacheOptions, settings: CacheSettings) -> float:
+    """Return the largest share of requests that may get a wrong answer; 0 and 1 are as in the settings."""
+    return settings.error_budget if options.error_budget is None else options.error_budget
+
+
 def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, truncated: bool) -> str:
     """Return why no semantic hit may be looked for at all, "" where it may.
 
@@ -100,7 +106,7 @@ def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, t
         settings: what the operator allows.
         truncated: the prompt was longer than the encoder's window: its vector does not stand for all of it.
     """
-    if not options.semantic:
+    if options.mode is not CacheMode.DEFAULT or not budget_of(options, settings):
         return "not_asked_for"
     if prompt.turns > settings.max_turns:
         return "too_many_turns"
@@ -127,7 +133,7 @@ def verify(
     """
     least = settings.threshold - _CANDIDATE_MARGIN
     alive = [(similarity, entry) for similarity, entry in near if similarity >= least and entry.alive(now)]
-    judged = tuple(_refuse(found, request, settings, now) for found in judge.judge(prompt, alive, settings.threshold))
+    judged = tuple(refuse(found, request, settings, now) for found in judge.judge(prompt, alive, settings.threshold))
     served = max((found for found in judged if not found.refused_by), key=likelihood, default=None)
     return served, judged
 
@@ -137,13 +143,13 @@ def likelihood(found: Judged) -> tuple[float, float]:
     return found.probability or 0.0, found.similarity
 
 
-def _refuse(found: Judged, request: Request, settings: CacheSettings, now: float) -> Judged:
+def refuse(found: Judged, request: Request, settings: CacheSettings, now: float) -> Judged:
     """Return a judged entry with the check that refuses to serve it, if any does."""
     if request.cache.max_age is not None and now - found.entry.stored_at > request.cache.max_age:
         why = "too_old"
     elif not request.route.admits(found.entry.model):
         why = "model_not_wanted"
-    elif (found.probability or 0.0) < settings.min_probability:
+    elif budget_of(request.cache, settings) == 1 and (found.probability or 0.0) < settings.min_probability:
         why = "improbable"
     else:
         return found

@@ -1,7 +1,7 @@
 """Responses, from the service's own values to messages."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,6 +12,7 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_p
 from index.records import Answer, Model, Reference
 from index.store import Record
 from index.verifier import FEATURES
+from service.cache.budget import Ledger
 from service.convert.fields import MIB
 from service.requests import (
     STAGES,
@@ -123,7 +124,7 @@ def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
     if plan.infeasible:
         out.infeasible.extend(plan.infeasible)
     if decision.candidate is not None:
-        out.candidate.entry_id = decision.candidate.entry.id
+        out.candidate.entry_id = decision.candidate.entry.answer_id
         out.candidate.similarity = decision.candidate.similarity
         out.candidate.refused_by = decision.candidate.refused_by
         if decision.candidate.probability is not None:
@@ -181,7 +182,7 @@ def _verdict(judged: Judged) -> str:
         for name, value in zip(FEATURES, judged.features, strict=False)
         if value and not name.startswith("cosine")
     ]
-    return f"{entry.id} {entry.prompt[:_SHOWN]!r}: {said} ({', '.join(parts)})"
+    return f"{entry.answer_id} {entry.prompt[:_SHOWN]!r}: {said} ({', '.join(parts)})"
 
 
 def _estimate(estimate: Estimate) -> types_pb2.ModelEstimate:
@@ -253,6 +254,23 @@ def from_model(model: Model) -> admin_pb2.ModelInfo:
         capabilities=sorted(model.capabilities),
         kind=model.kind,
     )
+
+
+def from_ledgers(ledgers: Iterable[Ledger]) -> Iterator[admin_pb2.BudgetStats]:
+    """Yield the accounts of error budgets, the smallest first."""
+    for ledger in sorted(ledgers, key=lambda one: one.budget):
+        window = ledger.window
+        yield admin_pb2.BudgetStats(
+            error_budget=ledger.budget,
+            requests=window.requests,
+            served=window.served,
+            audits=window.audits,
+            verdicts=window.verdicts,
+            wrong=window.wrong,
+            error_bound=min(ledger.bound / max(window.requests, 1), 1.0),
+            threshold=ledger.threshold,
+            complaints=window.complaints,
+        )
 
 
 def page_of(messages: Iterable[tuple[int, ProtoMessage]], limit: int, room: int) -> tuple[list[Any], str]:

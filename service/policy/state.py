@@ -1,4 +1,4 @@
-"""What the policy remembers across restarts: small values by kind and key, in one SQLite file beside the record.
+"""What policy and cache remember across restarts: small values by kind and key, in one SQLite file beside the record.
 
 The event loop only marks what has changed; a thread writes it, about once a second. What a crash loses is that second.
 A file that cannot be read is moved aside: it holds nothing that does not come again.

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from waypost.v1 import admin_pb2, references_pb2, router_pb2, types_pb2
 
-from tests.e2e.kit import Client, refusal
+from tests.e2e.kit import NO_BUDGET, Client, refusal
 
 # Found with the default encoder: each is well above .95 from the other.
 SAME = [
@@ -32,7 +32,7 @@ def test_an_answer_is_served_for_a_prompt_that_means_the_same(
     client: Client, scope: str, stored: str, asked: str
 ) -> None:
     client.put(stored, "the answer", scope)
-    decision = client.decide(asked, scope)
+    decision = client.decide(asked, scope, cache=NO_BUDGET)
     assert decision.answer.content == "the answer"
     assert decision.answer.match == types_pb2.MATCH_SEMANTIC
     assert 0.95 <= decision.answer.similarity < 1
@@ -243,8 +243,8 @@ def test_stats_count_what_was_done_in_a_scope(client: Client, scope: str) -> Non
 @pytest.mark.parametrize("prompt", ["Who painted the Mona Lisa?", "Who painted the Mona Lisa??"])
 def test_a_cached_answer_of_a_model_that_is_not_wanted_is_not_served(client: Client, scope: str, prompt: str) -> None:
     client.put("Who painted the Mona Lisa?", "Leonardo", scope, model="small")
-    assert client.decide(prompt, scope).answer.content == "Leonardo"
+    assert client.decide(prompt, scope, cache=NO_BUDGET).answer.content == "Leonardo"
     for route in (types_pb2.RouteControl(deny_models=["small"]), types_pb2.RouteControl(pin_model="large")):
-        assert client.decide(prompt, scope, route=route).WhichOneof("outcome") == "plan"
-    pinned = client.decide(prompt, scope, route=types_pb2.RouteControl(pin_model="small"))
+        assert client.decide(prompt, scope, route=route, cache=NO_BUDGET).WhichOneof("outcome") == "plan"
+    pinned = client.decide(prompt, scope, route=types_pb2.RouteControl(pin_model="small"), cache=NO_BUDGET)
     assert pinned.answer.content == "Leonardo"

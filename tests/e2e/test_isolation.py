@@ -6,7 +6,7 @@ import random
 import pytest
 from waypost.v1 import references_pb2, router_pb2, types_pb2
 
-from tests.e2e.kit import Client
+from tests.e2e.kit import NO_BUDGET, Client
 
 PROMPTS = ["How do I reset my password?", "How can I reset my password?", "How do I boil an egg?"]
 CONTEXTS = [
@@ -25,7 +25,7 @@ def test_hundreds_of_lookups_find_only_what_is_their_own(client: Client, scope: 
     for place in sorted(filled):
         client.put(place[2], "|".join(map(str, place)), place[0], context=CONTEXTS[place[1]])
     asked = chance.choices(every, k=600)
-    requests = [router_pb2.DecideRequest(scope=s, prompt=p, context=CONTEXTS[c]) for s, c, p in asked]
+    requests = [router_pb2.DecideRequest(scope=s, prompt=p, context=CONTEXTS[c], cache=NO_BUDGET) for s, c, p in asked]
     results = client.router.DecideBatch(router_pb2.DecideBatchRequest(requests=requests)).results
     hits = 0
     for place, result in zip(asked, results, strict=True):

@@ -20,7 +20,7 @@ from waypost.v1 import admin_pb2, references_pb2, router_pb2
 
 from index.encoder import artefact_digest
 from tests.conftest import ROOT, Server, run_waypost
-from tests.e2e.kit import OPTIONS, Client, refusal, serving, to_refusal, wait_for
+from tests.e2e.kit import NO_BUDGET, OPTIONS, Client, refusal, serving, to_refusal, wait_for
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = ["waypost.v1.Router", "waypost.v1.Cache", "waypost.v1.References", "waypost.v1.Admin"]
@@ -234,7 +234,7 @@ def test_what_another_encoder_embedded_is_embedded_again_and_takes_part(starter_
         client = Client(server.address)
         info = client.admin.GetInfo(admin_pb2.GetInfoRequest())
         assert info.encoder.max_tokens == 64
-        near = client.decide("How can I reset my password?", "a")
+        near = client.decide("How can I reset my password?", "a", cache=NO_BUDGET)
         assert near.answer.content == "like this"
         assert client.decide(middling, "a").answer.content == "like that"
         assert sorted(answer.truncated for answer in client.answers("a")) == [False, True]

@@ -1,7 +1,8 @@
 """A service in this process: hashed words for an encoder, a store in memory, no socket."""
 
+import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,14 @@ from service import operations
 from service.answers import Answers
 from service.auth import ANYONE, Principal
 from service.batcher import Batcher
+from service.cache.keeper import Keeper
 from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
 from service.lookup import search
 from service.metrics import Metrics
 from service.operations import Call
-from service.runtime import Runtime, learn
+from service.runtime import Runtime, learn, teaching
 from service.settings import load_settings
 from service.spending import Accounts, baseline_of
 
@@ -143,14 +145,19 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    root: Path, *, encoder: Encoder | None = None, store: Store | None = None, **tables: Any
+    root: Path,
+    *,
+    encoder: Encoder | None = None,
+    store: Store | None = None,
+    coin: Callable[[], float] = random.random,
+    **tables: Any,
 ) -> AsyncIterator[Service]:
     """Run a service over the index in `root`, which is built if it is not there."""
     if not (root / "CURRENT").exists():
         build(root)
-    # Of hashed words no probability can be told: cosine and guard decide.
-    cache = {"min_probability": 0, **tables.pop("cache", {})}
     tables = {"store": {"data_dir": root}, "journal": {"enabled": False}, **tables}
+    # Of hashed words no probability can be told: unless a test says otherwise, cosine and guard decide.
+    cache = {"error_budget": 1, "min_probability": 0, "threshold": 0.85, **tables.pop("cache", {})}
     settings = load_settings(None, {"index": {"path": root}, "cache": cache, **tables})
     encoder, store = encoder or HashEncoder(), store or MemoryStore()
     view = View(encoder.digest, encoder.dimensions)
@@ -163,9 +170,10 @@ async def running(
     answers = Answers(store, view, settings.cache.max_answers)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
-    decider = Decider(settings, generation, answers, batcher, judge, log, Metrics())
+    decider = Decider(settings, generation, answers, batcher, judge, Keeper(judge, coin), log, Metrics())
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), decider.metrics.registry)
-    runtime = Runtime(settings, encoder, decider, time.time(), await learn(decider, encoder.digest))
+    tutor = await learn(decider, encoder.digest)
+    runtime = Runtime(settings, encoder, decider, teaching(decider), time.time(), tutor)
     try:
         yield Service(runtime)
     finally:

@@ -12,7 +12,7 @@ from service.errors import SettingsError
 from service.requests import CacheOptions, Prompt, Request, RouteOptions
 from service.settings import CacheSettings
 
-SETTINGS = CacheSettings(min_probability=0.8, threshold=0.85)
+SETTINGS = CacheSettings(error_budget=1, min_probability=0.8, threshold=0.85)
 NOW = 1_000.0
 
 
@@ -101,9 +101,9 @@ def test_what_has_lapsed_is_not_even_judged(judge: Judge) -> None:
 
 def test_a_probability_cannot_be_asked_of_another_encoder_but_the_guard_can() -> None:
     with pytest.raises(SettingsError, match=r"cache\.min_probability.*set it to 0"):
-        load_judge(CacheSettings(), "another encoder")
+        load_judge(CacheSettings(error_budget=1), "another encoder")
     load_judge(CacheSettings(enabled=False), "another encoder")
-    settings = CacheSettings(min_probability=0.0)
+    settings = CacheSettings(error_budget=1, min_probability=0.0)
     foreign = load_judge(settings, "another encoder")
     near = [(0.97, entry("How do I pay 5?", row=1)), (0.96, entry("How can I pay?", row=2))]
     served, judged = verify(foreign, Prompt("how do i pay", b""), near, request(), settings, NOW)

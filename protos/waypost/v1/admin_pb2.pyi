@@ -307,6 +307,7 @@ class GetStatsResponse(_message.Message):
     REVIEWS_ESCALATED_FIELD_NUMBER: _builtins.int
     ACCEPTS_JUDGED_FIELD_NUMBER: _builtins.int
     FALSE_ACCEPTS_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     """Decisions made."""
     exact_hits: _builtins.int
@@ -361,6 +362,10 @@ class GetStatsResponse(_message.Message):
     def arms(self) -> _containers.MessageMap[_builtins.str, Global___ArmStats]:
         """The same by experiment arm."""
 
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetStats]:
+        """The accounts of the error budgets that were asked for. Only with a scope."""
+
     def __init__(
         self,
         *,
@@ -387,10 +392,11 @@ class GetStatsResponse(_message.Message):
         reviews_escalated: _builtins.int = ...,
         accepts_judged: _builtins.int = ...,
         false_accepts: _builtins.int = ...,
+        budgets: _abc.Iterable[Global___BudgetStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_judged", b"accepts_judged", "answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "false_accepts", b"false_accepts", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "reviews", b"reviews", "reviews_escalated", b"reviews_escalated", "semantic_hits", b"semantic_hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_judged", b"accepts_judged", "answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "budgets", b"budgets", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "false_accepts", b"false_accepts", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "reviews", b"reviews", "reviews_escalated", b"reviews_escalated", "semantic_hits", b"semantic_hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -514,6 +520,60 @@ class ArmStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArmStats: _TypeAlias = ArmStats  # noqa: Y015
+
+@_typing.final
+class BudgetStats(_message.Message):
+    """The account of one error budget in one scope. It looks back on the latest 20,000 to 40,000 requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_BUDGET_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    ERROR_BOUND_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    COMPLAINTS_FIELD_NUMBER: _builtins.int
+    error_budget: _builtins.float
+    """The budget: the largest share of requests that may get a wrong cached answer."""
+    requests: _builtins.int
+    """Requests made under it, exact hits included."""
+    served: _builtins.int
+    """Of those, answered by a semantic hit."""
+    audits: _builtins.int
+    """Of those, sent to a model although a cached answer could have been served, to learn whether it is right."""
+    verdicts: _builtins.int
+    """Verdicts that came of audits."""
+    wrong: _builtins.int
+    """Of those, that the cached answer was wrong."""
+    error_bound: _builtins.float
+    """Share of requests that got a wrong cached answer, at the most: an upper bound with 90 % confidence at all times."""
+    threshold: _builtins.float
+    """The largest probability of being wrong at which an answer is served now, 0 to 1."""
+    complaints: _builtins.int
+    """Served answers that were reported wrong."""
+    def __init__(
+        self,
+        *,
+        error_budget: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        served: _builtins.int = ...,
+        audits: _builtins.int = ...,
+        verdicts: _builtins.int = ...,
+        wrong: _builtins.int = ...,
+        error_bound: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        complaints: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "complaints", b"complaints", "error_bound", b"error_bound", "error_budget", b"error_budget", "requests", b"requests", "served", b"served", "threshold", b"threshold", "verdicts", b"verdicts", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetStats: _TypeAlias = BudgetStats  # noqa: Y015
 
 @_typing.final
 class ListGenerationsRequest(_message.Message):

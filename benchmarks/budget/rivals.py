@@ -1,0 +1,189 @@
+"""What others would have done with the same stream, embeddings and exact hits: by rule, without their code.
+
+Each serves the nearest stored prompt's answer or asks a model, whose answer it stores. All serve the same text again.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.budget.streams import Stream
+
+Vectors = NDArray[np.float32]
+_NEAREST: Final = 256
+_BLOCK: Final = 500
+# GPTCache 0.1.44 serves above .8 of its similarity score, which for its own evaluation of embeddings' distances is
+# (4 - squared distance) / 4: with unit vectors (1 + cosine) / 2.
+GPTCACHE: Final = 2 * 0.8 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Shares of all requests, in percent: answered, and answered wrongly; and answered in the second half."""
+
+    hits: float
+    wrong: float
+    late: float
+
+
+class Nearest:
+    """The nearest of those stored so far, from a table of each prompt's neighbours.
+
+    Args:
+        vectors: of the stream's prompts, in order; equal prompts have equal vectors.
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        n, k = len(vectors), min(_NEAREST, len(vectors) - 1)
+        self._vectors = vectors
+        self._places, self._cosines = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        for first in range(0, n, _BLOCK):
+            cosines = vectors[first : first + _BLOCK] @ vectors.T
+            cosines[np.arange(len(cosines)), np.arange(first, first + len(cosines))] = -2
+            near = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+            values = np.take_along_axis(cosines, near, 1)
+            order = np.argsort(-values, axis=1)
+            self._places[first : first + _BLOCK] = np.take_along_axis(near, order, 1)
+            self._cosines[first : first + _BLOCK] = np.take_along_axis(values, order, 1)
+
+    def of(self, place: int, stored: NDArray[np.bool_]) -> tuple[float, int] | None:
+        """Return cosine and place of the nearest stored prompt, None without any."""
+        there = stored[self._places[place]]
+        if there.any():
+            first = int(there.argmax())
+            return float(self._cosines[place, first]), int(self._places[place, first])
+        left = np.flatnonzero(stored)
+        if not len(left):
+            return None
+        cosines = self._vectors[left] @ self._vectors[place]
+        return float(cosines.max()), int(left[cosines.argmax()])
+
+
+Rule = Callable[[float, int], bool]
+"""Whether to serve, by the cosine and the place of the nearest."""
+Told = Callable[[float, int, bool], bool]
+"""Takes in whether the nearest would have been right; returns whether the prompt is stored."""
+
+
+def play(stream: Stream, nearest: Nearest, serve: Rule, told: Told = lambda *_: True) -> Outcome:
+    """Return what a rule does with a stream."""
+    stored = np.zeros(len(stream), np.bool_)
+    exact: dict[str, int] = {}
+    hits, wrong = np.zeros(len(stream), np.bool_), np.zeros(len(stream), np.bool_)
+    for place, (prompt, answer) in enumerate(zip(stream.prompts, stream.answers, strict=True)):
+        if prompt in exact:
+            hits[place], wrong[place] = True, stream.answers[exact[prompt]] != answer
+            continue
+        found, keep = nearest.of(place, stored), True
+        if found is not None:
+            cosine, other = found
+            right = stream.answers[other] == answer
+            if serve(cosine, other):
+                hits[place], wrong[place] = True, not right
+                continue
+            keep = told(cosine, other, right)
+        exact[prompt] = place
+        stored[place] = keep
+    return outcome(hits.tolist(), wrong.tolist())
+
+
+def outcome(hits: Sequence[bool], wrong: Sequence[bool]) -> Outcome:
+    """Return the shares."""
+    late = hits[len(hits) // 2 :]
+    return Outcome(100 * sum(hits) / len(hits), 100 * sum(wrong) / len(wrong), 100 * sum(late) / len(late))
+
+
+def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> tuple[Outcome, float] | None:
+    """Return the threshold, chosen in hindsight, that answers most of those that keep the budget, and what it does."""
+    kept = ((play(stream, nearest, _at(step / 100)), step / 100) for step in range(60, 100))
+    return max((one for one in kept if one[0].wrong <= 100 * budget), key=lambda one: one[0].hits, default=None)
+
+
+def _at(threshold: float) -> Rule:
+    return lambda cosine, _: cosine >= threshold
+
+
+def gptcache(stream: Stream, nearest: Nearest) -> Outcome:
+    """Return what GPTCache's rule does at its default threshold."""
+    return play(stream, nearest, _at(GPTCACHE))
+
+
+@dataclass(slots=True)
+class _Curve:
+    """What vCache keeps of one stored prompt: observations, and the logistic curve fitted to them."""
+
+    seen: list[tuple[float, bool]] = field(default_factory=list)
+    threshold: float = 0.5
+    slope: float = 1.0
+    spread: float = math.inf
+
+
+def vcache(stream: Stream, nearest: Nearest, budget: float, *, seed: int, keep_all: bool) -> Outcome:
+    """Return what vCache's rule does, from its paper (arXiv 2502.03771): a curve of its own for each stored prompt.
+
+    The probability that an answer is right at a cosine s is a logistic curve with threshold t and slope g, fitted to
+    what was observed of that prompt. With probability tau a model is asked, tau being the least over e of
+    1 - budget / (1 - (1 - e) p), where p is the curve with t at its upper confidence bound of level 1 - e.
+
+    Args:
+        stream: prompts and answers.
+        nearest: of its prompts.
+        budget: the error rate it is to keep.
+        seed: of its coins.
+        keep_all: whether a prompt is stored too when the nearest one's answer was right for it.
+    """
+    chance, curves = np.random.default_rng(seed), dict[int, _Curve]()
+
+    def serve(cosine: float, place: int) -> bool:
+        curve = curves.get(place)
+        return curve is not None and chance.random() >= _explores(curve, cosine, budget)
+
+    def told(cosine: float, place: int, right: bool) -> bool:  # noqa: FBT001 - see Told
+        curve = curves.setdefault(place, _Curve())
+        curve.seen.append((cosine, right))
+        _fit(curve)
+        return keep_all or not right
+
+    return play(stream, nearest, serve, told)
+
+
+# (e, quantile of the normal distribution at 1 - e)
+_LEVELS: Final = ((0.001, 3.09), (0.002, 2.88), (0.005, 2.58), (0.01, 2.33), (0.02, 2.05), (0.05, 1.64), (0.1, 1.28))
+
+
+def _explores(curve: _Curve, cosine: float, budget: float) -> float:
+    if not math.isfinite(curve.spread):
+        return 1.0
+    return min(_taus(curve, cosine, budget))
+
+
+def _taus(curve: _Curve, cosine: float, budget: float) -> Iterator[float]:
+    for level, quantile in _LEVELS:
+        upper = min(curve.threshold + quantile * curve.spread, 1.0)
+        right = (1 - level) / (1 + math.exp(-max(-50.0, min(50.0, curve.slope * (cosine - upper)))))
+        yield 1 - budget / max(1 - right, 1e-9)
+
+
+def _fit(curve: _Curve) -> None:
+    """Fit the curve by Newton's method, with a weak prior: separable observations have no best one."""
+    if len({right for _, right in curve.seen}) < 2 and len(curve.seen) < 6:
+        return
+    rows = np.array([[cosine - 0.8, 1.0] for cosine, _ in curve.seen])
+    labels = np.array([right for _, right in curve.seen], np.float64)
+    prior = np.diag([1e-3, 1e-2])
+    at = np.array([20.0, 0.0])
+    for _ in range(25):
+        p = 1 / (1 + np.exp(-np.clip(rows @ at, -50, 50)))
+        information = (rows * (p * (1 - p))[:, None]).T @ rows + prior
+        step = np.linalg.solve(information, rows.T @ (p - labels) + prior @ (at - np.array([20.0, 0.0])))
+        at = at - step
+        if float(np.abs(step).max()) < 1e-6:
+            break
+    at[0] = max(at[0], 1.0)
+    curve.slope, curve.threshold = float(at[0]), float(0.8 - at[1] / at[0])
+    gradient = np.array([at[1] / at[0] ** 2, -1 / at[0]])
+    curve.spread = math.sqrt(float(gradient @ np.linalg.inv(information) @ gradient))

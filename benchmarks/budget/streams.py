@@ -1,0 +1,94 @@
+"""Streams of prompts whose right answers are known, in random orders.
+
+DATA is a folder with `banking77`, `qqp` and `arena_hard_v2` as compressed JSON lines: see docs/benchmarks.md.
+"""
+
+import gzip
+import json
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from index.text import canonical
+
+_QQP_LENGTH: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Prompts in the order they come, and the right answer to each, by a name."""
+
+    prompts: list[str]
+    answers: list[str]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def half(name: str) -> int:
+    """Return 0 or 1: rules were made on the answers of half 0."""
+    return zlib.crc32(name.encode()) % 2
+
+
+def load(name: str, data: Path, order: int) -> Stream:
+    """Return a stream in one of its orders.
+
+    Args:
+        name: banking77: all rows; banking77-kept: those of the intents no rule was made on; qqp-kept: of QQP's clusters
+            that no rule was made on, 10,000 requests by Zipf's law; arena: distinct prompts.
+        data: the folder.
+        order: any number.
+    """
+    chance = np.random.default_rng(order)
+    if name.startswith("qqp"):
+        return _zipf(data, chance)
+    rows = _rows(data, "banking77" if name.startswith("banking77") else "arena_hard_v2")
+    if name == "banking77-kept":
+        rows = [row for row in rows if half(row["label"])]
+    answers = [str(i) if name == "arena" else row["label"] for i, row in enumerate(rows)]
+    places = chance.permutation(len(rows))
+    return Stream([canonical(rows[i]["text"]) for i in places], [answers[i] for i in places])
+
+
+def _zipf(data: Path, chance: np.random.Generator) -> Stream:
+    """Draw clusters of duplicates, the n-th with probability ~ 1/n, and one of the cluster's questions each time."""
+    clusters = _clusters(_rows(data, "qqp"))
+    multiple = [name for name, members in clusters.items() if len(members) > 1 and half(name)]
+    single = [name for name, members in clusters.items() if len(members) == 1 and half(name)][: len(multiple)]
+    names = chance.permutation(multiple + single)
+    shares = 1 / np.arange(1, len(names) + 1)
+    drawn = chance.choice(names, _QQP_LENGTH, p=shares / shares.sum())
+    return Stream([str(chance.choice(clusters[name])) for name in drawn], [str(name) for name in drawn])
+
+
+def _clusters(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return questions joined by "duplicate", without clusters that a "not duplicate" contradicts."""
+    parent: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        parent.setdefault(text, text)
+        while parent[text] != text:
+            parent[text] = parent[parent[text]]
+            text = parent[text]
+        return text
+
+    pairs = [(canonical(row["a"]), canonical(row["b"]), row["duplicate"]) for row in rows]
+    for one, other, same in pairs:
+        mine, theirs = root(one), root(other)
+        if same:
+            parent[mine] = theirs
+    contradicted = {root(one) for one, other, same in pairs if not same and root(one) == root(other)}
+    clusters = defaultdict(list)
+    for text in sorted(parent):
+        if root(text) not in contradicted:
+            clusters[root(text)].append(text)
+    return clusters
+
+
+def _rows(data: Path, name: str) -> list[dict[str, Any]]:
+    with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,228 @@
+"""The verify stage under an error budget: which answer is the likeliest, and may it be served?
+
+Owns what was learned in each scope: the learner, the records of answers and the accounts of the budgets asked for.
+Nothing learned in one scope is ever used in another. On the event loop, in memory; `state` and `restore` are what it
+takes to keep it. Called by `service.decide`, and by `service.reports` with what came of it.
+"""
+
+import math
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from index.verifier import LEAST_COSINE
+from index.view import Entry
+from service.cache.budget import Action, Ledger
+from service.cache.learner import Evidence, Learner, evidence, vote
+from service.cache.semantic import Judge, budget_of, likelihood, refuse
+from service.requests import Judged, Prompt, Request, Trial
+from service.settings import CacheSettings
+
+_MAX_SCOPES: Final = 10_000
+# Budgets that one scope keeps accounts of; callers that make up ever new ones start anew.
+_MAX_BUDGETS: Final = 16
+# Answers of one scope whose verdicts are remembered, about 40 bytes each where they are kept.
+_MAX_RECORDS: Final = 512
+# Of an answer's record with each verdict: the last ten count, so that one that has gone stale shows soon.
+_FORGET: Final = 0.9
+_COINS: Final = secrets.SystemRandom()
+
+AUDITED: Final = "audited"
+OVER_BUDGET: Final = "error_budget"
+
+
+@dataclass(slots=True)
+class ScopeKeeper:
+    """What was learned in one scope. `records` holds (right, wrong) verdicts by an answer's identity."""
+
+    learner: Learner = field(default_factory=Learner)
+    ledgers: LRUCache[float, Ledger] = field(default_factory=lambda: LRUCache(_MAX_BUDGETS))
+    records: LRUCache[bytes, tuple[float, float]] = field(default_factory=lambda: LRUCache(_MAX_RECORDS))
+
+    def ledger(self, budget: float) -> Ledger:
+        """Return the account of a budget."""
+        ledger = self.ledgers.get(budget)
+        if ledger is None:
+            ledger = self.ledgers[budget] = Ledger(budget)
+        return ledger
+
+    def record(self, answer: bytes) -> float:
+        """Return the log-odds that an answer is wrong, by its verdicts alone; 0 without any."""
+        right, wrong = self.records.get(answer, (0.0, 0.0))
+        return math.log((wrong + 1.0) / (right / 2.0 + 1.0))
+
+    def told(self, answer: bytes, *, wrong: bool) -> None:
+        """Put a verdict into an answer's record."""
+        right, bad = self.records.get(answer, (0.0, 0.0))
+        self.records[answer] = (_FORGET * right + (not wrong), _FORGET * bad + wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The likeliest answer to a prompt: the entry it was found by, and what the learner looks at."""
+
+    judged: Judged
+    evidence: Evidence
+
+
+class Keeper:
+    """Error budgets of all scopes.
+
+    Args:
+        judge: guard and verifier.
+        coin: returns a random number in [0, 1): which hits are audited must not be foreseen.
+    """
+
+    def __init__(self, judge: Judge, coin: Callable[[], float] = _COINS.random) -> None:
+        self._judge, self._coin = judge, coin
+        self._scopes: LRUCache[str, ScopeKeeper] = LRUCache(_MAX_SCOPES)
+        self._changed: set[str] = set()
+        self.actions = {action.value: 0 for action in Action}
+        self.verdicts = {"right": 0, "wrong": 0, "unknown": 0}
+
+    def scope(self, name: str) -> ScopeKeeper:
+        """Return what was learned in a scope."""
+        found = self._scopes.get(name)
+        if found is None:
+            found = self._scopes[name] = ScopeKeeper()
+        return found
+
+    def changed(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield scopes in which something was learned or counted since the last time, with their state."""
+        changed, self._changed = self._changed, set()
+        for name in changed:
+            if (kept := self._scopes.get(name)) is not None:
+                yield name, state(kept)
+
+    def restore(self, states: Mapping[str, Any]) -> None:
+        """Go on from what `changed` once gave."""
+        for name, values in states.items():
+            self._scopes[name] = restored(values)
+
+    def ledgers(self, name: str) -> Collection[Ledger]:
+        """Return the accounts of a scope without making room for it."""
+        found = self._scopes.get(name)
+        return found.ledgers.values() if found is not None else ()
+
+    @property
+    def broken(self) -> int:
+        """How many accounts have a bound above their budget."""
+        return sum(ledger.broken for name in self._scopes for ledger in self.ledgers(name))
+
+    def count(self, scope: str, budget: float) -> None:
+        """Count a request that would have been served a cached answer, had there been one."""
+        if 0.0 < budget < 1.0:
+            self.scope(scope).ledger(budget).request()
+            self._changed.add(scope)
+
+    def verify(
+        self,
+        prompt: Prompt,
+        near: Sequence[tuple[float, Entry]],
+        request: Request,
+        settings: CacheSettings,
+        now: float,
+    ) -> tuple[Judged | None, tuple[Judged, ...], Trial | None]:
+        """Return the entry to serve, all that were judged, and what a verdict will be about, be it served or not.
+
+        Args:
+            prompt: the prompt to answer.
+            near: (cosine, entry) of the same scope and context, nearest first.
+            request: what the caller allows; the budget is above 0 and below 1.
+            settings: what the operator allows in this scope.
+            now: seconds since the epoch.
+        """
+        kept = self.scope(request.scope)
+        found, judged = self._likeliest(kept, prompt, near, request, settings, now)
+        if found is None:
+            return None, judged, None
+        budget = budget_of(request.cache, settings)
+        error = kept.learner.error(found.evidence)
+        action, chance = kept.ledger(budget).decide(error, self._coin(), kept.learner.taught)
+        self.actions[action.value] += 1
+        why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]
+        told = replace(found.judged, probability=1.0 - error, refused_by=why)
+        trial = Trial(told.entry, found.evidence, error, budget, chance, action is Action.AUDIT)
+        judged = tuple(told if one is found.judged else one for one in judged)
+        return (told if action is Action.SERVE else None), judged, trial
+
+    def learn(self, scope: str, trial: Trial, *, wrong: bool) -> None:
+        """Take in whether a trial's answer was right."""
+        self.verdicts["wrong" if wrong else "right"] += 1
+        kept = self.scope(scope)
+        self._changed.add(scope)
+        kept.learner.learn(trial.evidence, wrong=wrong, chance=trial.chance)
+        kept.told(trial.entry.meaning, wrong=wrong)
+        if trial.audit:
+            kept.ledger(trial.budget).audited(trial.error, wrong=wrong)
+
+    def complain(self, scope: str, budget: float, trial: Trial | None, answer: bytes) -> None:
+        """Take in that a served answer was wrong; `trial` of a semantic hit, None of an exact one."""
+        self.verdicts["wrong"] += 1
+        kept = self.scope(scope)
+        self._changed.add(scope)
+        if trial is not None:
+            kept.learner.learn(trial.evidence, wrong=True)
+        kept.told(answer, wrong=True)
+        if 0.0 < budget < 1.0:
+            kept.ledger(budget).complained()
+
+    def _likeliest(
+        self,
+        kept: ScopeKeeper,
+        prompt: Prompt,
+        near: Sequence[tuple[float, Entry]],
+        request: Request,
+        settings: CacheSettings,
+        now: float,
+    ) -> tuple[Found | None, tuple[Judged, ...]]:
+        """Let the near entries vote on the answer; judge those of the answer with most votes, then of the next.
+
+        Votes of what may not be served count too, but not for an answer all of whose prompts were refused.
+        """
+        answers: dict[bytes, list[tuple[float, Entry]]] = {}
+        votes: dict[bytes, float] = {}
+        for similarity, entry in near:
+            if entry.alive(now):
+                answers.setdefault(entry.meaning, []).append((similarity, entry))
+                votes[entry.meaning] = votes.get(entry.meaning, 0.0) + vote(similarity)
+        judged: list[Judged] = []
+        for answer in sorted(votes, key=votes.__getitem__, reverse=True):
+            members = [(similarity, entry) for similarity, entry in answers[answer] if similarity >= LEAST_COSINE]
+            looked = [refuse(one, request, settings, now) for one in self._judge.judge(prompt, members, LEAST_COSINE)]
+            best = max((one for one in looked if not one.refused_by), key=likelihood, default=None)
+            if best is None:
+                judged += looked
+                del votes[answer]
+                continue
+            own = votes.pop(answer)
+            rival = max(votes.values(), default=0.0)
+            nearest = answers[answer][0][0]
+            others = max((found[0][0] for other, found in answers.items() if other in votes), default=nearest)
+            told = replace(best, margin=nearest - others, agreement=own / (own + sum(votes.values())))
+            seen = evidence(best.probability, nearest, own, rival, kept.record(answer))
+            return Found(told, seen), (*judged, *(told if one is best else one for one in looked))
+        return None, tuple(judged)
+
+
+def state(kept: ScopeKeeper) -> dict[str, Any]:
+    """Return what `restored` needs, as plain values."""
+    return {
+        "learner": kept.learner.state(),
+        "ledgers": {str(budget): ledger.state() for budget, ledger in kept.ledgers.items()},
+        "records": {answer.hex(): list(record) for answer, record in kept.records.items()},
+    }
+
+
+def restored(values: dict[str, Any]) -> ScopeKeeper:
+    """Return what was learned, from its state."""
+    kept = ScopeKeeper()
+    kept.learner.restore(values["learner"])
+    for budget, ledger in values["ledgers"].items():
+        kept.ledger(float(budget)).restore(ledger)
+    for answer, (right, wrong) in values["records"].items():
+        kept.records[bytes.fromhex(answer)] = (float(right), float(wrong))
+    return kept

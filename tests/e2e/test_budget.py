@@ -1,0 +1,69 @@
+"""Over the socket, with the real encoder: a budget holds on a stream, audits and verdicts do what the contract says."""
+
+import itertools
+import random
+
+from waypost.v1 import admin_pb2, types_pb2
+
+from tests.e2e.kit import Client
+
+TOPICS = {
+    "reset": ["How do I reset my password", "I forgot my password, how can I set a new one", "password reset"],
+    "parcel": ["Where is my parcel", "My package has not come yet, where is it", "track my delivery"],
+    "refund": ["How do I get a refund", "I want my money back for this order", "refund my purchase"],
+    "hours": ["When are you open", "What are your opening hours", "at what time does the shop open"],
+    "invoice": ["Can I have an invoice", "Please send me the bill for my order", "I need an invoice for my taxes"],
+    "address": ["How do I change my address", "I moved, where do I enter my new address", "update delivery address"],
+    "cancel": ["How do I cancel my order", "I want to call off my purchase", "stop my order from being sent"],
+    "voucher": ["How do I use a voucher", "Where do I enter my gift code", "redeem a gift card"],
+}
+BEFORE = ["", "hello, ", "hi there: ", "quick question: ", "good morning, ", "sorry to bother you, "]
+AFTER = ["", "?", " please", " thanks", ", thank you", " asap"]
+
+
+def asked(client: Client, scope: str, budget: float, order: list[tuple[str, str]]) -> tuple[int, int, int]:
+    """Ask a stream; return semantic hits, wrong answers among all served, and audits seen."""
+    hits = wrong = audits = 0
+    for topic, prompt in order:
+        decision = client.decide(prompt, scope, cache=types_pb2.CacheControl(error_budget=budget))
+        if decision.WhichOneof("outcome") == "answer":
+            hits += decision.answer.match == types_pb2.MATCH_SEMANTIC
+            wrong += decision.answer.content != f"about {topic}"
+            continue
+        if decision.plan.candidate.refused_by == "audited":
+            audits += 1
+            assert decision.plan.candidate.entry_id
+            assert decision.plan.candidate.p_correct > 1 - 2 * budget
+        client.report(decision, f"about {topic}", model=decision.plan.steps[0].model, finish_reason="stop")
+    return hits, wrong, audits
+
+
+def stream(seed: int) -> list[tuple[str, str]]:
+    every = [
+        (topic, before + ask + after)
+        for topic, asks in TOPICS.items()
+        for before, ask, after in itertools.product(BEFORE, asks, AFTER)
+    ]
+    random.Random(seed).shuffle(every)
+    return every
+
+
+def account(client: Client, scope: str) -> admin_pb2.BudgetStats:
+    return client.admin.GetStats(admin_pb2.GetStatsRequest(scope=scope)).budgets[0]
+
+
+def test_a_budget_holds_on_a_stream_and_most_of_it_is_answered(client: Client, scope: str) -> None:
+    order = stream(1)
+    hits, wrong, audits = asked(client, scope, 0.05, order)
+    assert wrong <= 0.05 * len(order)
+    assert hits >= 0.4 * len(order)
+    found = account(client, scope)
+    assert (found.requests, found.served, found.audits) == (len(order), hits, audits)
+    assert audits > 0
+    assert wrong / len(order) <= found.error_bound <= 0.05
+
+
+def test_prompts_that_have_nothing_in_common_are_not_answered_from_the_cache(client: Client, scope: str) -> None:
+    order = [(str(i), f"{asks[0]} {i * 7}") for i, asks in enumerate(TOPICS.values())]
+    order += [(ask, ask) for asks in TOPICS.values() for ask in asks]
+    assert asked(client, scope, 0.02, order)[:2] == (0, 0)

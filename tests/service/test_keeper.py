@@ -1,0 +1,311 @@
+"""What is served under an error budget, what goes to a model instead, and what its answers teach."""
+
+import asyncio
+import json
+from itertools import islice, permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
+
+from index.store import MemoryStore
+from service.cache.keeper import AUDITED, OVER_BUDGET
+from tests.service.kit import Service, build, running
+
+BASE = "what is the capital of the country"
+WORDS = ("blue", "whale", "garden", "copper", "violin", "harbour")
+ORDERS = [" ".join(words) for words in permutations(WORDS)]  # all have the same vector
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    build(folder)
+    return folder
+
+
+def budget(share: float) -> types_pb2.CacheControl:
+    return types_pb2.CacheControl(error_budget=share)
+
+
+async def teach(service: Service, scope: str = "", *, times: int = 60, **fields: object) -> None:
+    """Ask in ever new ways for what is stored, and report the same answer each time."""
+    await service.put(ORDERS[0], "an answer", scope)
+    for prompt in islice(ORDERS, 1, times + 1):
+        decision = await service.decide(prompt, scope, cache=budget(0.05))
+        if decision.WhichOneof("outcome") == "plan":
+            await service.report(decision, fill_token="", candidate_equivalent=True, **fields)
+
+
+async def stats(service: Service, scope: str = "default") -> admin_pb2.GetStatsResponse:
+    found: admin_pb2.GetStatsResponse = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope=scope))
+    return found
+
+
+def error_of(decision: router_pb2.DecideResponse) -> float:
+    return 1 - (decision.plan.candidate.p_correct or decision.answer.p_correct)
+
+
+async def test_a_likely_hit_nobody_vouches_for_goes_to_a_model(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        stored = await service.put(ORDERS[0], "an answer")
+        plan = (await service.decide(ORDERS[1])).plan
+        assert plan.candidate.entry_id == stored.entry_id
+        assert plan.candidate.refused_by == OVER_BUDGET
+        assert 0 < plan.candidate.p_correct < 0.9
+
+
+async def test_verdicts_teach_until_it_is_served(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        await teach(service)
+        served = await service.decide(ORDERS[-1])
+        assert served.answer.content == "an answer"
+        assert served.answer.match == types_pb2.MATCH_SEMANTIC
+        assert served.answer.p_correct > 0.9
+        account = (await stats(service)).budgets[0]
+        assert account.error_budget == 0.05
+        assert account.requests == 61
+        assert account.served > 0
+        assert 0 < account.error_bound <= 0.05
+        assert account.threshold > 0
+
+
+async def test_an_audit_is_a_plan_with_the_candidate_it_is_about(root: Path) -> None:
+    coins = [0.99]
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: coins[0]) as service:
+        await teach(service)
+        coins[0] = 0.0
+        decision = await service.decide(ORDERS[-1])
+        assert decision.plan.candidate.refused_by == AUDITED
+        assert decision.plan.candidate.p_correct > 0.9
+        assert decision.plan.fill_token
+        assert decision.plan.steps
+        before = (await stats(service)).budgets[0]
+        await service.report(decision, candidate_equivalent=False, fill_token="")
+        after = (await stats(service)).budgets[0]
+        assert (after.audits, after.verdicts - before.verdicts, after.wrong - before.wrong) == (1, 1, 1)
+        assert after.error_bound > before.error_bound
+
+
+async def test_what_the_caller_says_of_the_candidate_counts_more_than_the_texts(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        verdicts = service.runtime.decider.keeper.verdicts
+        for said in (False, True):
+            await service.put(ORDERS[0], "an answer")
+            decision = await service.decide(ORDERS[1])
+            await service.report(decision, answer="an answer", candidate_equivalent=said, fill_token="")
+        assert verdicts == {"right": 1, "wrong": 1, "unknown": 0}
+
+
+@pytest.mark.parametrize(
+    ("stored", "answer", "verdict"),
+    [
+        ("an answer", "  an answer\n", "right"),
+        ("north of the river bank", "of the river bank north", "right"),
+        ("pay 30 euros at the river bank", "at the river bank pay 40 euros", "unknown"),
+        ("north of the river bank today", "north of the river side soon", "unknown"),
+        ("north of the river bank", "call customer service tomorrow", "wrong"),
+    ],
+)
+async def test_without_a_word_from_the_caller_the_answers_are_compared(
+    root: Path, stored: str, answer: str, verdict: str
+) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        verdicts = service.runtime.decider.keeper.verdicts
+        await service.put(ORDERS[0], stored)
+        decision = await service.decide(ORDERS[1])
+        await service.report(decision, answer=answer)
+        for _ in range(200):
+            if sum(verdicts.values()):
+                break
+            await asyncio.sleep(0.01)
+        assert verdicts == {"right": 0, "wrong": 0, "unknown": 0} | {verdict: 1}
+
+
+async def test_a_decision_teaches_once_and_a_failed_call_nothing(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        verdicts = service.runtime.decider.keeper.verdicts
+        await service.put(ORDERS[0], "an answer")
+        decision = await service.decide(ORDERS[1])
+        await service.report(decision, outcome=types_pb2.OUTCOME_ERROR, answer="", fill_token="")
+        assert sum(verdicts.values()) == 0
+        await service.report(decision, fill_token="")
+        assert sum(verdicts.values()) == 0, "without the token it may be a step that was given up"
+        await service.report(decision)
+        await service.report(decision, fill_token="", candidate_equivalent=True)
+        assert verdicts["right"] == 1
+
+
+async def test_a_served_answer_that_was_wrong_is_gone_at_once_and_held_against_the_account(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        await teach(service)
+        served = await service.decide(ORDERS[-1])
+        before = served.answer.p_correct
+        reported = router_pb2.ReportRequest(decision_id=served.decision_id, answer_wrong=True)
+        assert (await service.call("Router.Report", reported)).removed == 1
+        assert (await service.decide(ORDERS[-1])).WhichOneof("outcome") == "plan"
+        assert (await service.decide(ORDERS[0])).WhichOneof("outcome") == "plan"
+        assert (await stats(service)).budgets[0].complaints == 1
+        await service.put(ORDERS[0], "an answer")
+        again = await service.decide(ORDERS[-1])
+        assert error_of(again) > 1 - before, "the answer's record and its region remember"
+
+
+async def test_a_budget_of_0_serves_exact_hits_only_and_of_1_all_that_no_check_refuses(root: Path) -> None:
+    async with running(root) as service:
+        await service.put(ORDERS[0], "an answer")
+        assert (await service.decide(ORDERS[0], cache=budget(0))).answer.content == "an answer"
+        assert not (await service.decide(ORDERS[1], cache=budget(0))).plan.HasField("candidate")
+        assert (await service.decide(ORDERS[1], cache=budget(1))).answer.content == "an answer"
+        assert not (await stats(service)).budgets
+
+
+async def test_a_scope_may_have_a_budget_of_its_own_and_a_request_too(root: Path) -> None:
+    scopes = {"strict": {"error_budget": 0}, "free:*": {"error_budget": 1}}
+    async with running(root, cache={"error_budget": 0.02, "scopes": scopes}) as service:
+        for scope in ("strict", "free:a", "other"):
+            await service.put(ORDERS[0], "an answer", scope)
+            await service.decide(ORDERS[1], scope)
+        assert not (await stats(service, "strict")).budgets
+        assert not (await stats(service, "free:a")).budgets
+        await service.decide(ORDERS[1], "other", cache=budget(0.03))
+        assert [one.error_budget for one in (await stats(service, "other")).budgets] == [0.02, 0.03]
+
+
+async def test_what_one_scope_learned_changes_nothing_in_another(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        await service.put(ORDERS[0], "an answer", "b")
+        before = error_of(await service.decide(ORDERS[1], "b"))
+        await teach(service, "a")
+        assert error_of(await service.decide(ORDERS[-1], "a")) < before
+        assert error_of(await service.decide(ORDERS[2], "b")) == before
+        assert (await stats(service, "b")).budgets[0].requests == 2
+
+
+async def test_requests_that_may_not_be_served_do_not_earn_any_budget(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        for mode in (types_pb2.CACHE_MODE_BYPASS, types_pb2.CACHE_MODE_REFRESH, types_pb2.CACHE_MODE_EXACT_ONLY):
+            await service.decide(BASE, cache=types_pb2.CacheControl(mode=mode))
+        assert not (await stats(service)).budgets
+        await service.decide(BASE)
+        await service.put(BASE, "yes")
+        await service.decide(BASE)
+        assert (await stats(service)).budgets[0].requests == 2
+
+
+async def test_answers_that_are_the_same_vote_together_and_others_against_them(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        for prompt, answer in [(ORDERS[1], "north"), (ORDERS[2], " north "), (ORDERS[3], "south")]:
+            await service.put(prompt, answer)
+        both = await service.decide(ORDERS[4])
+        listed = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest())
+        named = {found.entry_id: found.content.strip() for found in listed.answers}
+        assert named[both.plan.candidate.entry_id] == "north"
+        assert (await service.decide(ORDERS[0], "elsewhere")).WhichOneof("outcome") == "plan"
+
+
+# ---- wordings ------------------------------------------------------------------------------------------------
+
+
+async def confirmed(service: Service, prompt: str, *, answer: str = "an answer", **fields: object) -> str:
+    """Ask something near, report an answer; return the entry that has it."""
+    decision = await service.decide(prompt)
+    done = await service.report(decision, answer=answer, **fields)
+    assert done.stored
+    found: str = done.entry_id
+    return found
+
+
+async def test_a_confirmed_wording_is_another_key_of_the_same_answer_and_goes_with_it(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        view = service.runtime.decider.answers.view
+        stored = await service.put(ORDERS[0], "an answer")
+        assert await confirmed(service, ORDERS[1]) == stored.entry_id
+        hit = (await service.decide(ORDERS[1])).answer
+        assert (hit.content, hit.match, hit.entry_id) == ("an answer", types_pb2.MATCH_EXACT, stored.entry_id)
+        listed = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest())
+        assert [found.entry_id for found in listed.answers] == [stored.entry_id]
+        assert (await stats(service)).answers == 1
+        assert (await service.invalidate(entry_ids=[stored.entry_id])).removed == 1
+        for prompt in ORDERS[:2]:
+            assert (await service.decide(prompt)).WhichOneof("outcome") == "plan"
+        assert not view.entries("default")
+
+
+async def test_a_new_answer_to_the_prompt_leaves_no_wording_of_the_old_one(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}) as service:
+        await service.put(ORDERS[0], "an answer")
+        await confirmed(service, ORDERS[1])
+        await service.put(ORDERS[0], "a new answer")
+        assert (await service.decide(ORDERS[1])).WhichOneof("outcome") == "plan"
+        await service.put(ORDERS[1], "its own")
+        assert (await service.decide(ORDERS[1])).answer.content == "its own"
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ({}, "an answer"),
+        ({"answer": "words of its own"}, "words of its own"),
+        ({"source_tags": ["other"]}, "an answer"),
+    ],
+)
+async def test_what_is_not_sure_or_lapses_otherwise_keeps_its_own_answer(
+    root: Path, fields: dict[str, Any], content: str
+) -> None:
+    async with running(root, cache={"error_budget": 0.01}) as service:
+        stored = await service.put(ORDERS[0], "an answer")
+        own = await confirmed(service, ORDERS[1], **({"candidate_equivalent": True} | fields))
+        assert own != stored.entry_id, "a caller's word about something so doubtful is not enough"
+        assert (await service.decide(ORDERS[1])).answer.content == content
+        view = service.runtime.decider.answers.view
+        assert len({entry.meaning for entry in view.entries("default")}) == 1, "but the two vote together"
+
+
+async def test_one_answer_has_so_many_wordings_and_no_more(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.0) as service:
+        stored = await service.put(ORDERS[0], "an answer")
+        entries = [await confirmed(service, prompt) for prompt in ORDERS[1:100] if await missed(service, prompt)]
+        assert entries.count(stored.entry_id) == 64
+        assert len(set(entries)) > 1
+
+
+async def missed(service: Service, prompt: str) -> bool:
+    return (await service.decide(prompt)).WhichOneof("outcome") == "plan"
+
+
+async def test_wordings_survive_a_restart(root: Path) -> None:
+    store = Unclosed()
+    async with running(root, store=store, cache={"error_budget": 0.05}) as service:
+        stored = await service.put(ORDERS[0], "an answer")
+        await confirmed(service, ORDERS[1])
+    async with running(root, store=store, cache={"error_budget": 0.05}) as service:
+        assert (await service.decide(ORDERS[1])).answer.entry_id == stored.entry_id
+        await service.invalidate(all=True)
+    assert store.changes(0, 10)[-1].record is None
+    assert all(change.record is None for change in store.changes(0, 10))
+
+
+class Unclosed(MemoryStore):
+    """Survives the service that uses it."""
+
+    def close(self) -> None:
+        return
+
+
+async def test_what_was_learned_goes_on_after_a_restart(root: Path) -> None:
+    kept: dict[str, object] = {}
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        service.runtime.lessons.keep({}, lambda kind, key, value: kept.update({f"{kind}/{key}": value}))
+        await teach(service)
+        before, account = error_of(await service.decide(ORDERS[-1])), (await stats(service)).budgets[0]
+    assert list(kept) == ["cache/default"]
+    states = {"default": json.loads(json.dumps(kept["cache/default"]))}
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        service.runtime.lessons.keep(states, lambda *_: None)
+        await service.put(ORDERS[0], "an answer")
+        assert error_of(await service.decide(ORDERS[-1], cache=budget(0.05))) == pytest.approx(before, abs=0.01)
+        again = (await stats(service)).budgets[0]
+        assert again.requests == account.requests + 1
+        assert again.error_bound == pytest.approx(account.error_bound, rel=0.3)

@@ -1,0 +1,78 @@
+"""What the online model says of candidates, and how verdicts move it."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.cache.learner import FEATURES, Learner, evidence, vote
+
+NEAR = evidence(0.9999, 0.99, vote(0.99), 0.0, 0.0)
+FAR = evidence(0.3, 0.7, vote(0.7), vote(0.69), 0.0)
+
+
+@given(
+    st.one_of(st.none(), st.floats(0, 1)),
+    st.floats(-1, 1),
+    st.floats(0, 8),
+    st.floats(0, 8),
+    st.floats(-20, 20),
+)
+def test_every_candidate_gets_a_probability(
+    probability: float | None, cosine: float, votes: float, rival: float, record: float
+) -> None:
+    seen = evidence(probability, cosine, votes, rival, record)
+    assert len(seen) == len(FEATURES)
+    assert 0 < Learner().error(seen) < 1
+
+
+def test_before_any_verdict_only_what_the_verifier_is_sure_of_is_near_certain() -> None:
+    learner = Learner()
+    assert learner.error(NEAR) < 0.01
+    assert learner.error(evidence(0.9, 0.93, vote(0.93), 0.0, 0.0)) > 0.02
+    assert learner.error(evidence(None, 0.99, vote(0.99), 0.0, 0.0)) > 0.2, "nobody vouches for it"
+    assert learner.error(FAR) > 0.5
+
+
+def test_verdicts_move_it_and_rare_ones_move_it_more() -> None:
+    for wrong in (True, False):
+        once, rare = Learner(), Learner()
+        before = once.error(FAR)
+        once.learn(FAR, wrong=wrong)
+        rare.learn(FAR, wrong=wrong, chance=0.1)
+        assert (once.error(FAR) > before) == wrong
+        assert (rare.error(FAR) > once.error(FAR)) == wrong
+        assert once.taught == rare.taught == 1
+
+
+def test_it_becomes_calibrated_on_a_stream_it_was_not_made_for() -> None:
+    """Here right is what is agreed on; the verifier's probability says nothing."""
+    chance, learner, pairs = random.Random(5), Learner(), []
+    for i in range(4_000):
+        votes, rival = 4 * chance.random(), 4 * chance.random()
+        seen = evidence(chance.random(), 0.8, votes, rival, 0.0)
+        wrong = chance.random() < 0.9 * rival / (votes + rival)
+        if i >= 2_000:
+            pairs.append((learner.error(seen), wrong))
+        learner.learn(seen, wrong=wrong)
+    for low, high in [(0, 0.3), (0.3, 0.6), (0.6, 1)]:
+        some = [(error, wrong) for error, wrong in pairs if low <= error < high]
+        assert sum(error for error, _ in some) / len(some) == pytest.approx(
+            sum(wrong for _, wrong in some) / len(some), abs=0.08
+        )
+
+
+def test_it_goes_on_where_it_was_and_leaves_a_state_of_other_features_aside() -> None:
+    learner, again = Learner(), Learner()
+    for wrong in (True, False, True):
+        learner.learn(FAR, wrong=wrong)
+    state = json.loads(json.dumps(learner.state()))
+    again.restore(state)
+    assert again.error(FAR) == pytest.approx(learner.error(FAR))
+    assert again.taught == 3
+    fresh = Learner()
+    fresh.restore(state | {"features": ["other"]})
+    assert fresh.taught == 0
+    assert fresh.error(FAR) == Learner().error(FAR)
