@@ -5,7 +5,6 @@ effects, and regular expressions in time linear in the text. A condition that ca
 often because an attribute is not there, does not hold.
 """
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -33,7 +32,7 @@ _FUNCTIONS: Final = frozenset(
 )
 # The library compiles a pattern anew at every evaluation, 40 µs each: ours is compiled once.
 _OURS: Final = "matches_compiled"
-_QUOTED: Final = r"""r?\"\"\".*?\"\"\"|r?'''.*?'''|r?"(?:\\.|[^"\\])*"|r?'(?:\\.|[^'\\])*'"""
+_QUOTED: Final = r"""[rR]?(?:\"\"\".*?\"\"\"|'''.*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
 _LITERAL: Final = re.compile(_QUOTED, re.DOTALL)
 _MATCHES: Final = re.compile(rf"(?P<text>{_QUOTED})|\bmatches(?=\s*\()", re.DOTALL)
 _PATTERN: Final = re.compile(rf"\bmatches\s*\(\s*(?:[\w.\[\]\"']+\s*,\s*)?({_QUOTED})\s*\)", re.DOTALL)
@@ -67,7 +66,7 @@ class Condition:
         self.variables = frozenset(self._program.variables()) & VARIABLES.keys()
         self._check_names()
         for pattern in _PATTERN.findall(self.source):
-            _check_pattern(ast.literal_eval(pattern))
+            _check_pattern(literal(pattern))
         for value in ("text", "1"):
             self._try(value)
 
@@ -113,6 +112,13 @@ def context_of(facts: dict[str, Any]) -> "cel.Context":
     import cel
 
     return cel.Context(variables=facts, functions={_OURS: _matches})
+
+
+def literal(source: str) -> Any:
+    """Return the value of a literal, as the language reads it."""
+    import cel
+
+    return cel.evaluate(source)
 
 
 def split_and(source: str) -> list[str]:

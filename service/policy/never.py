@@ -3,14 +3,13 @@
 Called when a policy is compiled; pure.
 """
 
-import ast
 import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from index.catalogue import did_you_mean
-from service.policy.expressions import Condition, split_and
+from service.policy.expressions import Condition, literal, split_and
 from service.policy_settings import Rule
 
 _PATH: Final = (
@@ -66,10 +65,9 @@ def _comparison(part: str) -> tuple[str, str, Any] | None:
     if found := _PLAIN.fullmatch(part):
         return found[2], "==", not found[1]
     if found := _COMPARED.fullmatch(part):
-        literal = {"true": True, "false": False}.get(found[3])
-        return _path(found[1]), found[2], ast.literal_eval(found[3]) if literal is None else literal
+        return _path(found[1]), found[2], literal(found[3])
     if found := _AMONG.fullmatch(part):
-        return _path(found[1]), "in", ast.literal_eval(found[2])
+        return _path(found[1]), "in", literal(found[2])
     return None
 
 

@@ -31,6 +31,8 @@ CONTEXT = context_of(facts(REQUEST, PROMPT, VARIABLES))
         'language == "en" && scope == "shop"',
         'prompt.startsWith("Write") ? size(prompt) > 5 : false',
         '"matches(" != prompt',
+        'prompt.matches(R"^Write\\b") && prompt.matches("\\u0073ea")',
+        'tokens == 100 // a comment that says matches("("',
         " true\n",
     ],
 )
@@ -49,6 +51,9 @@ def test_a_condition_that_holds(source: str) -> None:
         "tokens > 100",
         "prompt.matches(attributes.tier)",
         "prompt.matches(attributes.nothing)",
+        "tokens + 9223372036854775807 > 0",
+        "tokens / 0 == 1",
+        "[1][tokens] == 1",
     ],
 )
 def test_a_condition_that_does_not_hold_or_cannot_be_evaluated(source: str) -> None:
