@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
@@ -262,6 +262,14 @@ class Learner:
     def _bounded(self, shift: float) -> float:
         most = self._settings.max_shift
         return max(-most, min(shift, most))
+
+    def snapshot(self, settings: LearningSettings) -> "Learner":
+        """Return what was learned so far, to adjust by on another thread, under other settings."""
+        found = Learner(settings, self._clock)
+        for name, state in self._scopes.items():
+            models = {model: replace(one) for model, one in state.models.items()}
+            found._scopes[name] = _Scope(models, state.slopes)
+        return found
 
     def reported(self, decision: Decision, rating: Rating) -> None:
         """Learn from a report.
