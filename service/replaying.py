@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from index.errors import CatalogueError
 from index.generation import Generation
+from service.decide import Decider
 from service.errors import InvalidRequest, PreconditionFailed, SettingsError
 from service.learning.journal import Journal
 from service.learning.replay import Replayed, replan, replay
@@ -68,7 +69,7 @@ async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
     stop = threading.Event()
     try:
         work = asyncio.get_running_loop().run_in_executor(
-            None, _work, runtime, journal, generation, settings, wanted, stop
+            None, _work, runtime, _decider(runtime, settings, generation), journal, wanted, stop
         )
         return generation.id, await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -106,19 +107,18 @@ def changed(settings: Settings, text: str) -> Settings:
     return settings.model_copy(update=update)
 
 
-def _work(
-    runtime: Runtime,
-    journal: Journal,
-    generation: Generation,
-    settings: Settings,
-    wanted: Wanted,
-    stop: threading.Event,
-) -> Replayed:
+def _decider(runtime: Runtime, settings: Settings, generation: Generation) -> Decider:
+    """Return a decider of its own for the replay's thread: what is learned goes on changing on the event loop."""
     decider = replace(runtime.decider, settings=settings, generation=generation)
     decider.policy.like(runtime.decider.policy)
-    if not settings.learning.enabled:
-        decider.learner = None
-    view, base = runtime.decider.answers.view, decider.base(generation)
+    if decider.learner is not None:
+        decider.learner = decider.learner.snapshot(settings.learning) if settings.learning.enabled else None
+    return decider
+
+
+def _work(runtime: Runtime, decider: Decider, journal: Journal, wanted: Wanted, stop: threading.Event) -> Replayed:
+    generation, view = decider.generation, decider.answers.view
+    base = decider.base(generation)
     journal.flush()
     since = 0.0 if wanted.period_s is None else time.time() - wanted.period_s
     rows = journal.file.plans(since, wanted.limit, wanted.scope)

@@ -223,13 +223,13 @@ def _expecting(decider: Decider) -> Expect:
     """Return what estimates anew what reports of quality are compared with."""
 
     def expect(scope: str, samples: Sequence[Sample]) -> list[tuple[float, float]]:
-        generation = decider.generation
+        generation, bare = decider.generation, replace(decider, learner=None)
         decisions = []
         for sample in samples:
             prompt = Prompt(sample.text, b"", size=sample.size)
             decisions.append(Decision("", Request(scope, sample.text), prompt, generation.id, 0.0, Timings()))
             decisions[-1].vector = sample.vector.tobytes()
-        replan(decisions, generation, decider.plan, decider.answers.view, decider.base(generation))
+        replan(decisions, generation, bare.plan, decider.answers.view, decider.base(generation))
         known = [{e.model: e.quality for e in decision.expected} for decision in decisions]
         return [
             (one.get(s.model, s.expected), mean_quality(d.expected))

@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
@@ -34,6 +34,8 @@ _MAX_SAMPLES: Final = 50_000
 # counts must be this many standard errors away from 0, and as many reports as these are needed.
 _CELL_HALF_LIFE, _CLEAR, _LEAST = 10.0, 2.0, 8
 _MAX_CELLS: Final = 256
+# A drift is looked at with every report at first, and then with every fourth.
+_EACH, _SELDOM = 50, 4
 # A drift this clear and this large, in cells that have so much of the weight, is a break: what was learned of the model
 # before its latest reports no longer counts.
 _BREAK_CLEAR, _BREAK_SIZE, _BREAK_SHARE, _BREAK_KEEPS = 5.0, 0.15, 0.7, 40
@@ -113,9 +115,9 @@ class Head(NamedTuple):
     level: float
     error: float
 
-    def at(self, vector: NDArray[np.float32], expected: float, others: float) -> float:
-        """Return the shift of a prompt."""
-        return float(self.slopes @ vector) + self.of_expected * expected + self.of_others * others + self.level
+    def at(self, linear: float, expected: float, others: float) -> float:
+        """Return the shift of a prompt; `linear` is slopes @ vector."""
+        return linear + self.of_expected * expected + self.of_others * others + self.level
 
     def each(self, samples: Sequence["Sample"]) -> Floats:
         """Return the shift of each sample."""
@@ -154,9 +156,13 @@ _Cells = dict[tuple[str, int], _Cell]
 
 @dataclass(slots=True)
 class _Model:
-    """All that a scope's reports say of one model; `heard` counts them, `calm` those since it last broke."""
+    """All that a scope's reports say of one model.
+
+    `heard` counts them, `calm` those since it last broke; `row` is that of its slopes among the scope's.
+    """
 
     head: Head | None = None
+    row: int = 0
     cells: _Cells = field(default_factory=dict)
     drift: float = 0.0
     drifts: dict[int, float] = field(default_factory=dict)
@@ -171,10 +177,10 @@ class _Model:
         """The standard error of a shift; infinite where nothing was fitted."""
         return self.head.error if self.head is not None else math.inf
 
-    def shift(self, vector: NDArray[np.float32], region: int, expected: float, others: float) -> float:
-        """Return by how much quality is better than estimated at a vector, which is in a region."""
+    def shift(self, linear: float, region: int, expected: float, others: float) -> float:
+        """Return by how much quality is better than estimated in a region; `linear` as in `Head.at`."""
         drift = self.drifts.get(region % _COARSE, self.drift)
-        return drift + (self.head.at(vector, expected, others) if self.head is not None else 0.0)
+        return drift + (self.head.at(linear, expected, others) if self.head is not None else 0.0)
 
 
 @dataclass(slots=True)
@@ -182,6 +188,7 @@ class _Scope:
     """All that the reports of one scope say; `added` counts the samples since heads were fitted, `late` holds them."""
 
     models: dict[str, _Model] = field(default_factory=dict)
+    slopes: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     samples: deque[Sample] = field(default_factory=deque)
     late: list[Sample] = field(default_factory=list)
     added: int = 0
@@ -222,6 +229,7 @@ class Learner:
             return Adjusted(estimates, supported=False)
         x = np.frombuffer(vector, "<f4") if vector else None
         region = 0 if x is None else int(region_of(x[None])[0])
+        linear = state.slopes @ x if x is not None and len(state.slopes) else ()
         fallback, others = state.models.get(estimates[base].model), mean_quality(estimates)
         found, known = [], 0
         for estimate in estimates:
@@ -229,7 +237,10 @@ class Learner:
             if model is None:
                 found.append(estimate)
                 continue
-            shift = 0.0 if x is None else self._bounded(model.shift(x, region, estimate.quality, others))
+            shift = 0.0
+            if x is not None:
+                along = float(linear[model.row]) if model.head is not None else 0.0
+                shift = self._bounded(model.shift(along, region, estimate.quality, others))
             latency = estimate.latency_s
             if latency is None:
                 latency = model.latency.mean
@@ -251,6 +262,14 @@ class Learner:
     def _bounded(self, shift: float) -> float:
         most = self._settings.max_shift
         return max(-most, min(shift, most))
+
+    def snapshot(self, settings: LearningSettings) -> "Learner":
+        """Return what was learned so far, to adjust by on another thread, under other settings."""
+        found = Learner(settings, self._clock)
+        for name, state in self._scopes.items():
+            models = {model: replace(one) for model, one in state.models.items()}
+            found._scopes[name] = _Scope(models, state.slopes)
+        return found
 
     def reported(self, decision: Decision, rating: Rating) -> None:
         """Learn from a report.
@@ -341,8 +360,10 @@ class Learner:
             cells = {name: _cells(samples, name, heads.get(name)) for name in {s.model for s in samples}}
 
             def done() -> None:
+                state.slopes = np.array([head.slopes for head in heads.values()], np.float32)
+                rows = {name: row for row, name in enumerate(heads)}
                 for name, model in state.models.items():
-                    model.head, model.cells = heads.get(name), cells.get(name, {})
+                    model.head, model.cells, model.row = heads.get(name), cells.get(name, {}), rows.get(name, 0)
                     for sample in state.late:
                         if sample.model == name:
                             _into(model.cells, sample, model.head)
@@ -377,7 +398,8 @@ class Learner:
             self._samples -= 1
         if self._samples > _MAX_SAMPLES:
             self._shed()
-        self._renew_drift(state, sample.model)
+        if model.heard < _EACH or not model.heard % _SELDOM:
+            self._renew_drift(state, sample.model)
 
     def _shed(self) -> None:
         """Let go of the samples of the scopes that were silent for longest."""
@@ -448,7 +470,9 @@ def _doubt(doubt: float, evidence: float, model: _Model, fallback: _Model | None
 
 def _into(cells: _Cells, sample: Sample, head: Head | None) -> None:
     """Add what a head does not explain of a sample to its cell."""
-    explained = head.at(sample.vector, sample.expected, sample.others) if head is not None else 0.0
+    explained = 0.0
+    if head is not None:
+        explained = head.at(float(head.slopes @ sample.vector), sample.expected, sample.others)
     _error_into(cells, sample, sample.quality - sample.expected - explained)
 
 

@@ -103,6 +103,21 @@ def test_no_report_moves_more_than_is_allowed() -> None:
     assert world.estimates()["cheap"].quality_low == pytest.approx(0.5)
 
 
+def test_a_snapshot_adjusts_alike_and_learns_no_further() -> None:
+    world = World()
+    world.report(0.2, times=60, cost_usd=0.002)
+    world.fit()
+    vector = world.vector(0).tobytes()
+    before = world.learner.adjust("a", vector, ESTIMATES, 1, 0.5)
+    snapshot = world.learner.snapshot(LearningSettings())
+    world.report(1.0, times=60)
+    world.fit()
+    assert snapshot.adjust("a", vector, ESTIMATES, 1, 0.5) == before
+    assert world.learner.adjust("a", vector, ESTIMATES, 1, 0.5) != before
+    bounded_ = world.learner.snapshot(LearningSettings(max_shift=0.0))
+    assert bounded_.adjust("a", vector, ESTIMATES, 1, 0.5).estimates[0].quality == 0.7
+
+
 def test_a_few_reports_prove_little() -> None:
     world = World()
     world.report(0.0, times=7)
