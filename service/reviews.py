@@ -47,6 +47,8 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
     else:
         reviewed = judge(*told)
     decision.reviews[given.model] = reviewed
+    if decider.log.get(decision.id) is None:  # it came from the journal: reports on it must find the review
+        decider.log.add(decision)
     what = "accepted" if reviewed.accepted else "escalated"
     why = f", {reviewed.failure}" if reviewed.failure else ""
     decision.notes += (("review", f"{given.model} {what} at {reviewed.p_acceptable:.3f}{why}"),)
