@@ -38,7 +38,7 @@ from service.routing.choose import Ranking, fallback_model, order
 from service.routing.estimate import Asked, estimate
 from service.routing.feedback import Feedback
 from service.routing.plan import shaped
-from service.routing.review import Given, judge
+from service.routing.review import Given, inspect, judge
 from service.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -272,7 +272,8 @@ class Real:
         model = plan.steps[step].model
         team = Team(1.0, generation.agreement, generation.catalogue.ids)
         given = Given(model, row["answers"][model])
-        return judge(decision, given, generation.acceptor, team, Feedback(), None).p_acceptable
+        seen = inspect(decision, given, generation.acceptor)
+        return judge(decision, given, seen, generation.acceptor, team, Feedback(), None).p_acceptable
 
 
 class Simulated:

@@ -64,6 +64,7 @@ def build_index(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     fitting: Callable[[int, int], None] = lambda _done, _total: None,
     answers: Sequence[JudgedAnswer] = (),
+    acceptor: Acceptor | None = None,
 ) -> BuildReport:
     """Build a generation below `output` and make it current.
 
@@ -74,7 +75,8 @@ def build_index(
         output: the index folder.
         progress: called with (done, to do) prompts while embedding.
         fitting: called with (done, to do) prompts while the estimator is fitted.
-        answers: with outcomes; an acceptor is fitted on them, and reviews answers with it. None: no acceptor.
+        answers: with outcomes; an acceptor is fitted on them, and reviews answers with it.
+        acceptor: of another generation of this encoder, kept where there are no answers.
 
     Raises:
         ReferenceError_: there are no references.
@@ -91,7 +93,8 @@ def build_index(
     rows = _fingerprints(hashes, *labels, catalogue)
     kept = _kept(rows, previous)
     estimator, fitted = kept or (fit(vectors, texts, *labels, progress=fitting), rows)
-    acceptor = _acceptor(answers, encoder, progress) if answers else None
+    if answers:
+        acceptor = _acceptor(answers, encoder, progress)
     with staging(output) as folder:
         names = ["references.jsonl", "models.toml", "estimator.npz", "fitted.npy", "hashes.npy", "vectors.npy"]
         write_references(folder / "references.jsonl", references)

@@ -147,7 +147,9 @@ def refit(
     elif dry_run:
         found.why = "dry run"
     else:
-        found.promoted = build_index(everything, generation.catalogue, encoder, root, progress).generation
+        found.promoted = build_index(
+            everything, generation.catalogue, encoder, root, progress, acceptor=generation.acceptor
+        ).generation
     return found
 
 

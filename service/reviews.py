@@ -15,10 +15,10 @@ from index.vectors import Vectors
 from service.decide import Decider
 from service.lookup import Ask
 from service.requests import Decision, Reviewed
-from service.routing.review import Given, judge, learn
+from service.routing.review import Given, inspect, judge, learn
 
 _NO_SEARCH = Ask(None, None, None)
-# Longer texts are judged on a thread: JSON and signs of so many characters take the event loop a millisecond.
+# Longer texts are read on a thread: JSON and signs of so many characters take the event loop a millisecond.
 _LONG = 4_000
 _MARGIN_S = 0.005
 _HALF = 0.5
@@ -41,12 +41,15 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
     vectors = None
     if acceptor is not None and acceptor.embeds and given.answer.strip():
         vectors = await _embedded(decider, decision, acceptor, given.answer, deadline)
-    told = (decision, given, acceptor, decider.policy.team(generation), decider.feedback, vectors)
     if len(given.answer) + len(decision.request.text) > _LONG:
-        reviewed = await asyncio.to_thread(judge, *told)
+        text = await asyncio.to_thread(inspect, decision, given, acceptor)
     else:
-        reviewed = judge(*told)
+        text = inspect(decision, given, acceptor)
+    team = decider.policy.team(generation)
+    reviewed = judge(decision, given, text, acceptor, team, decider.feedback, vectors)
     decision.reviews[given.model] = reviewed
+    if decider.log.get(decision.id) is None:  # it came from the journal: reports on it must find the review
+        decider.log.add(decision)
     what = "accepted" if reviewed.accepted else "escalated"
     why = f", {reviewed.failure}" if reviewed.failure else ""
     decision.notes += (("review", f"{given.model} {what} at {reviewed.p_acceptable:.3f}{why}"),)

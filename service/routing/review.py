@@ -9,9 +9,9 @@ of them there remains what was expected of the model for this prompt. Plain fail
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from index.acceptor import Acceptor, log_odds
+from index.acceptor import Acceptor, Floats, log_odds
 from index.signs import failure, signs
 from index.vectors import Vectors
 from service.requests import Decision, Plan, Reviewed, RouteOptions, Shape
@@ -33,9 +33,23 @@ class Given:
     logprob_mean: float | None = None
 
 
+class Seen(NamedTuple):
+    """What an answer's text gives away: a plain failure, "" where there is none, and its signs if they are asked."""
+
+    failure: str
+    signs: Floats | None
+
+
+def inspect(decision: Decision, given: Given, acceptor: Acceptor | None) -> Seen:
+    """Return what an answer's text gives away. Pure, and the only part of a review that long texts make slow."""
+    found = signs(decision.request.text, given.answer) if acceptor is not None and given.answer.strip() else None
+    return Seen(failure(given.answer, decision.request.context), found)
+
+
 def judge(
     decision: Decision,
     given: Given,
+    text: Seen,
     acceptor: Acceptor | None,
     team: Team,
     feedback: Feedback,
@@ -46,6 +60,7 @@ def judge(
     Args:
         decision: it has a plan, and the plan a step of this model.
         given: what the caller hands in.
+        text: what `inspect` made of it.
         acceptor: of the generation; None: it has none.
         team: what plans are made from.
         feedback: what reports taught.
@@ -61,19 +76,17 @@ def judge(
         evidence.append(("score", log_odds(given.score)))
     if given.logprob_mean is not None:
         evidence.append(("logprob_mean", max(given.logprob_mean, -5.0)))
-    if acceptor is not None and given.answer.strip():
-        found = signs(decision.request.text, given.answer)
+    if acceptor is not None and text.signs is not None:
         double = None if vectors is None else vectors.astype("f8")
-        evidence.append(("acceptor", acceptor.logit(given.model, expected, found, double)))
+        evidence.append(("acceptor", acceptor.logit(given.model, expected, text.signs, double)))
     scope = decision.request.scope
     said = [feedback.logit(scope, source, x) for source, x in evidence] or [log_odds(expected)]
     # Who is asked only after others were turned away has harder prompts to answer than all were.
     pooled = sum(said) / len(said) + log_odds(prior) - log_odds(expected)
     p = 1 / (1 + math.exp(-min(max(pooled, -30.0), 30.0)))
-    failed = failure(given.answer, decision.request.context)
-    p = min(p, _AT_MOST.get(failed, 1.0))
-    accepted, following = _verdict(plan, at, p, failed, decision.request.route, team)
-    return Reviewed(accepted, p, following, failed, tuple(evidence))
+    p = min(p, _AT_MOST.get(text.failure, 1.0))
+    accepted, following = _verdict(plan, at, p, text.failure, decision.request.route, team)
+    return Reviewed(accepted, p, following, text.failure, tuple(evidence))
 
 
 def _verdict(plan: Plan, at: int, p: float, failed: str, route: RouteOptions, team: Team) -> tuple[bool, str]:

@@ -88,6 +88,22 @@ def test_a_cascade_is_planned_reviewed_and_reported(own: Server, client: Client)
     assert 'waypost_accepts_judged_total{right="yes"} 1.0' in text
 
 
+def test_a_cascade_that_was_begun_before_a_restart_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    with serving(folder / "index", tmp_path, SETTINGS + "[journal]\nprompts = true\n") as server:
+        client = Client(server.address)
+        decision = client.decide("What is 21 plus 8?", route=CASCADE)
+        assert decision.plan.shape == types_pb2.PLAN_SHAPE_CASCADE
+        client.close()
+    with serving(folder / "index", tmp_path, SETTINGS) as server:
+        client = Client(server.address)
+        wrong = client.review(decision, "21 + 8 = 30")
+        assert (wrong.verdict, wrong.next_model) == (types_pb2.VERDICT_ESCALATE, "large-1")
+        assert client.review(decision, "21 + 8 = 29", model="large").p_acceptable > 0.7
+        client.report(decision, "", fill_token="", model="large", quality=0.0)
+        assert client.admin.GetStats(admin_pb2.GetStatsRequest()).false_accepts == 1
+        client.close()
+
+
 def test_answers_that_are_wrong_stop_the_build_and_name_the_line(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text('{"prompt": "a", "answer": "b", "model": "smal", "correct": 1}\n', encoding="utf-8")

@@ -12,7 +12,7 @@ from index.errors import GenerationError, InputError
 from index.generation import Generation, load_generation, verify_generation
 from index.judged import JudgedAnswer
 from index.signs import signs
-from tests.index.answers import sums
+from tests.index.answers import meadows, sums
 from tests.service.kit import REFERENCES, catalogue
 
 
@@ -61,16 +61,7 @@ def test_where_answers_say_nothing_it_says_nothing() -> None:
 
 
 def test_embeddings_take_part_where_they_help() -> None:
-    random = np.random.default_rng(4)
-    answers = []
-    for i in range(400):
-        right = bool(random.random() < 0.5)
-        answers.append(
-            JudgedAnswer(f"Tell me {i}", "green meadows lie ahead" if right else "grey clouds hang low ahead",
-                         "small-1", correct=right)
-        )  # fmt: skip
-    same_length = [JudgedAnswer(a.prompt, a.answer.ljust(26, "."), a.model, a.correct) for a in answers]
-    acceptor = fitted(same_length)
+    acceptor = fitted(meadows(400))
     assert acceptor.embeds
     assert acceptor.auc > 0.95
 
@@ -93,10 +84,11 @@ def test_it_is_stored_in_the_generation_and_checked(tmp_path: Path) -> None:
         verify_generation(folder)
 
 
-def test_a_build_without_answers_has_none(tmp_path: Path) -> None:
-    built = build_index(REFERENCES, catalogue(), HashEncoder(), tmp_path)
-    assert built.acceptor is None
-    assert load_generation(tmp_path / built.generation).acceptor is None
+def test_a_build_without_answers_has_none_unless_one_is_handed_on(tmp_path: Path, acceptor: Acceptor) -> None:
+    for given in (None, acceptor):
+        built = build_index(REFERENCES, catalogue(), HashEncoder(), tmp_path, acceptor=given)
+        assert (built.acceptor is None) == (given is None)
+        assert (load_generation(tmp_path / built.generation).acceptor is None) == (given is None)
 
 
 @pytest.mark.parametrize("many", [0, 59])

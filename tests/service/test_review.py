@@ -12,13 +12,14 @@ from index.encoder import HashEncoder
 from index.generation import current_generation, load_generation
 from index.records import Reference
 from service.auth import Principal
-from service.errors import InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotFound, Overloaded
 from service.routing.feedback import Curve, Feedback
-from tests.index.answers import sums
+from tests.index.answers import meadows, sums
 from tests.service.kit import MODELS, Service, catalogue, running
 
 ACCEPT, ESCALATE = types_pb2.VERDICT_ACCEPT, types_pb2.VERDICT_ESCALATE
 CASCADE = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_CASCADE)
+CHEAP = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_CASCADE, min_quality=0.9)
 # Small is mostly right and cheap, large nearly always and dear.
 REFERENCES = [
     Reference(
@@ -48,7 +49,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def cascade(service: Service, scope: str = "", **fields: Any) -> router_pb2.DecideResponse:
-    decision = await service.decide(PROMPT, scope, route=CASCADE, **fields)
+    decision = await service.decide(PROMPT, scope, **{"route": CASCADE} | fields)
     assert decision.plan.shape == types_pb2.PLAN_SHAPE_CASCADE
     return decision
 
@@ -121,13 +122,45 @@ async def test_what_is_no_json_fails_where_json_is_asked(root: Path) -> None:
 
 async def test_a_learned_acceptor_tells_a_right_sum_from_a_wrong_one(learned: Path) -> None:
     async with running(learned) as service:
-        route = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_CASCADE, min_quality=0.9)
-        decision = await service.decide(PROMPT, route=route)
+        decision = await cascade(service, route=CHEAP)
         right = await service.review(decision, "small", "7 + 8 = 15")
         wrong = await service.review(decision, "small", "7 + 8 = 16")
         assert wrong.p_acceptable < 0.4
         assert right.p_acceptable > 0.7
         assert (right.verdict, wrong.verdict) == (ACCEPT, ESCALATE)
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index whose acceptor goes by embeddings."""
+    folder = tmp_path_factory.mktemp("embedding")
+    build_index(REFERENCES, catalogue(), HashEncoder(), folder, answers=meadows(400))
+    return folder
+
+
+async def test_an_acceptor_that_goes_by_embeddings_has_answers_embedded(embedding: Path) -> None:
+    async with running(embedding) as service:
+        decision = await cascade(service, route=CHEAP)
+        right = await service.review(decision, "small", "green meadows lie ahead...")
+        wrong = await service.review(decision, "small", "grey clouds hang low ahead")
+        assert (right.verdict, wrong.verdict) == (ACCEPT, ESCALATE)
+        # Decided without an embedding, or with too little time for one: what else there is has to do.
+        service.deadline = 0.001
+        unsure = await service.review(decision, "small", "green meadows lie ahead...")
+        assert wrong.p_acceptable < unsure.p_acceptable < right.p_acceptable
+        degraded = await service.decide("what is 9 plus 9", route=CHEAP)
+        assert degraded.degraded == types_pb2.DEGRADED_NO_EMBEDDING
+        service.deadline = None
+        late = await service.review(degraded, degraded.plan.steps[0].model, "green meadows lie ahead...")
+        assert late.p_acceptable > unsure.p_acceptable
+
+
+async def test_a_review_that_would_wait_too_long_is_refused_like_a_decision(embedding: Path) -> None:
+    async with running(embedding) as service:
+        decision = await cascade(service, route=CHEAP)
+        service.runtime.decider.batcher._max_queue = 0
+        with pytest.raises(Overloaded):
+            await service.review(decision, "small", "green meadows lie ahead...")
 
 
 async def test_a_long_answer_is_judged_as_well(learned: Path) -> None:
@@ -144,6 +177,14 @@ async def test_a_review_of_a_degraded_decision_works(learned: Path) -> None:
         assert decision.degraded == types_pb2.DEGRADED_NO_EMBEDDING
         model = decision.plan.steps[0].model
         assert (await service.review(decision, model, "7 + 8 = 15")).p_acceptable > 0.5
+
+
+@pytest.mark.parametrize(("asked", "planned"), [(0, 2), (1, 1), (4, 4)])
+async def test_a_rule_names_the_shape_where_the_request_does_not(root: Path, asked: int, planned: int) -> None:
+    policy = {"rules": [{"name": "step by step", "shape": "cascade"}]}
+    async with running(root, review=SURE, policy=policy) as service:
+        route = types_pb2.RouteControl(shape=asked)  # type: ignore[arg-type]
+        assert (await service.decide(PROMPT, route=route)).plan.shape == planned
 
 
 async def test_of_two_at_once_the_second_waits_for_the_review_of_the_first(root: Path) -> None:
