@@ -1,6 +1,7 @@
 """The command `waypost`. Each command imports what it needs when it runs, so that --help and small ones stay quick."""
 
 import json
+import os
 import sys
 from enum import StrEnum
 from functools import partial
@@ -71,6 +72,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve decisions over gRPC until SIGTERM or Ctrl-C."""
+    # Before anything loads numpy or FAISS: the encoder's workers use all cores already, and threads of the libraries'
+    # own would fight them for these.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from service import log, server
 
     settings = _settings(config, index, data_dir, listen)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -267,8 +266,6 @@ def _serve_metrics(settings: ServerSettings, runtime: Runtime) -> Any:
 
 def run(settings: Settings, ready: Callable[[Sequence[str]], None]) -> None:
     """Serve on this thread until a signal says stop."""
-    # The encoder and FAISS get their threads from the batcher; libraries' own would fight them for the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.suppress(ImportError):
         import uvloop
 
