@@ -47,6 +47,10 @@ EXPLORED = 0.05
 EVERY = 50
 """Reports between two fits: a service that gets one report a second fits every second."""
 
+HEADING = """\
+| seed | USD / point | labels/came/kept out | few labels | + reports | + refit | all labels | best single | oracle \
+| few, reports, refit below all | bad model left after |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 Floats = NDArray[np.float64]
 
 
@@ -85,12 +89,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = [
-        run(given.references, given.models, seed, price, given.labels, given.stream, given.rated)
-        for seed in range(given.seeds)
-        for price in given.prices
-    ]
-    print(json.dumps(found, indent=1) if given.json else table(found))
+    if not given.json:
+        print(f"{EXPLORED:.0%} explored, {given.rated:.0%} reported. {machine()['cpu']}, {time.strftime('%Y-%m-%d')}\n")
+        print(HEADING, flush=True)
+    for seed in range(given.seeds):
+        for price in given.prices:
+            found = run(given.references, given.models, seed, price, given.labels, given.stream, given.rated)
+            print(json.dumps(found) if given.json else row(found), flush=True)
 
 
 def run(
@@ -252,29 +257,14 @@ class Simulation:
         return decision.plan.steps[0].model
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return the results as Markdown."""
-    rows = found[0]["rows"]
-    sizes = f"{rows['labels']} labels, {rows['stream']} decisions, utility on {rows['kept']} rows kept out"
-    heading = (
-        "| seed | USD / point | few labels | + reports | + refit | all labels | best single | oracle "
-        "| few, reports, refit below all | bad model left after |"
-    )
-    lines = [
-        f"{sizes}; {EXPLORED:.0%} explored. {machine()['cpu']}, {time.strftime('%Y-%m-%d')}",
-        "",
-        heading,
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for one in found:
-        utility = one["utility"]
-        values = " | ".join(
-            f"{utility[name]:.4f}" for name in ("few", "learned", "refitted", "all", "best_single", "oracle")
-        )
-        left = ", ".join(f"{count} ({name.rsplit('/', 1)[-1]})" for name, count in one["left_after"].items())
-        below = ", ".join(f"{share:.1%}" for share in one["below_all"].values())
-        lines.append(f"| {one['seed']} | {one['price']} | {values} | {below} | {left} |")
-    return "\n".join(lines)
+def row(one: dict[str, Any]) -> str:
+    """Return a result as a row of Markdown."""
+    names = ("few", "learned", "refitted", "all", "best_single", "oracle")
+    values = " | ".join(f"{one['utility'][name]:.4f}" for name in names)
+    left = ", ".join(f"{count} ({name.rsplit('/', 1)[-1]})" for name, count in one["left_after"].items())
+    below = ", ".join(f"{share:.1%}" for share in one["below_all"].values())
+    sizes = "/".join(map(str, one["rows"].values()))
+    return f"| {one['seed']} | {one['price']} | {sizes} | {values} | {below} | {left} |"
 
 
 def _names(path: Path) -> set[str]:

@@ -24,8 +24,8 @@ from index.text import canonical
 from service.evaluation import local
 from service.evaluation.data import LEAST_ROWS, Rows, as_rows, sample
 from service.evaluation.metrics import Floats, utility_choices
+from service.learning.heads import bounded, region_of
 from service.learning.journal import restored
-from service.learning.online import bounded, region_of
 from service.settings import Settings
 
 SOURCE: Final = "report"

@@ -37,8 +37,9 @@ from service.cache.semantic import load_judge
 from service.decide import Decider
 from service.decisions import DecisionLog
 from service.errors import NotFound, PreconditionFailed, SettingsError
+from service.learning.heads import Sample, mean_quality
 from service.learning.journal import Journal, Rating, restored
-from service.learning.online import Learner, Sample, mean_quality
+from service.learning.online import Learner
 from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
 from service.lessons import KIND, Lessons

@@ -2,6 +2,6 @@
 
 journal.py   decisions and reports on disk, written beside the event loop
 online.py    what reports teach at once: quality around a prompt, latency and cost of every model
-replay.py    recorded decisions against another generation or other settings
-refit.py     a period's reports folded into a new generation
+heads.py     how that depends on the prompt     drift.py    whether a model has become another
+tutor.py     keeps what is learned up to date   replay.py   recorded decisions, decided again
 """

@@ -15,8 +15,9 @@ import numpy as np
 import structlog
 
 from index.sqlite_journal import DecisionRow, ReportRow
+from service.learning.heads import Sample, mean_quality, region_of
 from service.learning.journal import Journal, restored
-from service.learning.online import Learner, Sample, mean_quality, region_of
+from service.learning.online import Learner
 from service.settings import LearningSettings
 
 _log = structlog.get_logger("waypost")

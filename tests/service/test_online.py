@@ -16,8 +16,9 @@ from waypost.v1 import references_pb2, router_pb2, types_pb2
 from index.encoder import HashEncoder
 from index.records import Reference
 from service.errors import InvalidRequest
+from service.learning.heads import bounded
 from service.learning.journal import Rating
-from service.learning.online import Learner, bounded
+from service.learning.online import Learner
 from service.requests import Decision, Estimate, Outcome, Prompt, Request, Timings
 from service.settings import LearningSettings
 from tests.service.kit import Service, build, running
