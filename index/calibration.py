@@ -18,8 +18,9 @@ _LEAST_DIRECTION: Final = 1e-4  # of quality: less is no direction
 _LEAST_SCALE: Final = np.float32(1e-3)
 TERMS: Final = 6
 KNOTS: Final = 10
-_KNOT_ROWS: Final = 200
-_CALIBRATION_ROWS: Final = 60.0  # as many rows of a bin that say "right already"
+# With 200 and 60 the 690 starter prompts were off by .057 in place of .031; MMLU and GSM8K fared alike.
+_KNOT_ROWS: Final = 60
+_CALIBRATION_ROWS: Final = 30.0  # as many rows of a bin that say "right already"
 _BINS: Final = 10
 
 
