@@ -169,7 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    lines = [f"Measured on {machine()}.", "", _HEAD, "|---|" * 1 + "---|" * 8]
+    lines = [f"Measured on {machine()}.", "", _HEAD, "|" + "---|" * 10]
     for name in given.streams:
         for line in _table(name, given):
             lines.append(line)
@@ -179,7 +179,8 @@ def main() -> None:
 
 
 _HEAD: Final = (
-    "| stream | budget % | who | orders | hits % | hits, second half % | wrong % | most wrong % | orders over budget |"
+    "| stream | budget % | who | orders | hits % | hits, second half % | wrong % | most wrong % "
+    "| orders over budget | besides |"
 )
 
 
@@ -189,7 +190,7 @@ def _table(name: str, given: argparse.Namespace) -> Iterator[str]:
         for world in given.worlds:
             runs = [asyncio.run(serve(load(name, given.data, i), budget, WORLDS[world], i)) for i in orders]
             who = f"Waypost{', ' + world if world else ''}"
-            yield _row(name, budget, who, [run.outcome for run in runs]) + _more(runs)
+            yield _row(name, budget, who, [run.outcome for run in runs], _more(runs))
         played = [load(name, given.data, order) for order in orders[: given.rivals]]
         tables = [Nearest(_vectors(stream)) for stream in played]
         pairs = list(zip(played, tables, strict=True))
@@ -207,14 +208,14 @@ def _table(name: str, given: argparse.Namespace) -> Iterator[str]:
         yield _row(name, budget, "GPTCache's rule at its default", [gptcache(s, t) for s, t in pairs])
 
 
-def _row(name: str, budget: float, who: str, found: Sequence[Outcome]) -> str:
+def _row(name: str, budget: float, who: str, found: Sequence[Outcome], more: str = "") -> str:
     def mean(of: Callable[[Outcome], float]) -> str:
         return f"{statistics.mean(map(of, found)):.2f}"
 
     worst = max(one.wrong for one in found)
     over = sum(one.wrong > 100 * budget for one in found)
     cells = [name, f"{100 * budget:g}", who, str(len(found)), mean(lambda o: o.hits), mean(lambda o: o.late)]
-    return "| " + " | ".join([*cells, mean(lambda o: o.wrong), f"{worst:.2f}", str(over)]) + " |"
+    return "| " + " | ".join([*cells, mean(lambda o: o.wrong), f"{worst:.2f}", str(over), more]) + " |"
 
 
 def _more(runs: Sequence[Run]) -> str:
@@ -222,7 +223,7 @@ def _more(runs: Sequence[Run]) -> str:
     audits, bound = (statistics.mean(getattr(run, name) for run in runs) for name in ("audits", "bound"))
     covered = sum(run.outcome.wrong <= run.bound for run in runs)
     verify = statistics.median(run.decide_us for run in runs)
-    return f" audits {audits:.1f} %, bound {bound:.2f} %, held {covered} of {len(runs)}, verify {verify:.0f} us"
+    return f"audits {audits:.1f} %, bound {bound:.2f} %, held {covered} of {len(runs)}, verify {verify:.0f} us"
 
 
 def _vectors(stream: Stream) -> Any:

@@ -4,9 +4,11 @@ DATA is a folder with `banking77`, `qqp` and `arena_hard_v2` as compressed JSON 
 """
 
 import gzip
+import hashlib
 import json
-import zlib
+import random
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,17 +31,24 @@ class Stream:
         return len(self.prompts)
 
 
-def half(name: str) -> int:
-    """Return 0 or 1: rules were made on the answers of half 0."""
-    return zlib.crc32(name.encode()) % 2
+def kept_intents(names: Iterable[str]) -> set[str]:
+    """Return the intents of banking77 that no setting was chosen on."""
+    shuffled = sorted(set(names))
+    random.Random(7).shuffle(shuffled)
+    return set(shuffled[38:])
+
+
+def kept_cluster(name: str) -> bool:
+    """Return whether no setting was chosen on a cluster of QQP."""
+    return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16) % 2 == 1
 
 
 def load(name: str, data: Path, order: int) -> Stream:
     """Return a stream in one of its orders.
 
     Args:
-        name: banking77: all rows; banking77-kept: those of the intents no rule was made on; qqp-kept: of QQP's clusters
-            that no rule was made on, 10,000 requests by Zipf's law; arena: distinct prompts.
+        name: banking77: all rows; banking77-kept: those of the intents no setting was chosen on; qqp-kept: of QQP's
+            clusters that none was chosen on, 10,000 requests by Zipf's law; arena: distinct prompts.
         data: the folder.
         order: any number.
     """
@@ -48,7 +57,8 @@ def load(name: str, data: Path, order: int) -> Stream:
         return _zipf(data, chance)
     rows = _rows(data, "banking77" if name.startswith("banking77") else "arena_hard_v2")
     if name == "banking77-kept":
-        rows = [row for row in rows if half(row["label"])]
+        kept = kept_intents(row["label"] for row in rows)
+        rows = [row for row in rows if row["label"] in kept]
     answers = [str(i) if name == "arena" else row["label"] for i, row in enumerate(rows)]
     places = chance.permutation(len(rows))
     return Stream([canonical(rows[i]["text"]) for i in places], [answers[i] for i in places])
@@ -57,8 +67,8 @@ def load(name: str, data: Path, order: int) -> Stream:
 def _zipf(data: Path, chance: np.random.Generator) -> Stream:
     """Draw clusters of duplicates, the n-th with probability ~ 1/n, and one of the cluster's questions each time."""
     clusters = _clusters(_rows(data, "qqp"))
-    multiple = [name for name, members in clusters.items() if len(members) > 1 and half(name)]
-    single = [name for name, members in clusters.items() if len(members) == 1 and half(name)][: len(multiple)]
+    multiple = [name for name, members in clusters.items() if len(members) > 1 and kept_cluster(name)]
+    single = [name for name, members in clusters.items() if len(members) == 1 and kept_cluster(name)][: len(multiple)]
     names = chance.permutation(multiple + single)
     shares = 1 / np.arange(1, len(names) + 1)
     drawn = chance.choice(names, _QQP_LENGTH, p=shares / shares.sum())

@@ -141,6 +141,14 @@ def test_a_record_comes_back_as_it_was_put(store: Store, record: Record) -> None
     assert states(store.changes(0)) == [(key, record)]
 
 
+def test_what_an_answer_means_and_is_a_wording_of_comes_back(store: Store) -> None:
+    said = dataclasses.replace(answer(), meaning=b"\0" * 16)
+    wording = dataclasses.replace(answer("b", content=""), wording_of="a")
+    store.write([said, wording])
+    assert store.get(Kind.ANSWER, "acme", ["a", "b"]) == {"a": said, "b": wording}
+    assert states(store.changes(0)) == [(key_of(said), said), (key_of(wording), wording)]
+
+
 def test_times_and_vectors_come_back_to_the_bit(store: Store) -> None:
     record = dataclasses.replace(answer(), stored_at=0.1 + 0.2, expires_at=1e308, vector=b"\0\xff")
     store.write([record])

@@ -2,10 +2,11 @@
 
 import itertools
 import random
+from pathlib import Path
 
 from waypost.v1 import admin_pb2, types_pb2
 
-from tests.e2e.kit import Client
+from tests.e2e.kit import Client, serving
 
 TOPICS = {
     "reset": ["How do I reset my password", "I forgot my password, how can I set a new one", "password reset"],
@@ -61,6 +62,24 @@ def test_a_budget_holds_on_a_stream_and_most_of_it_is_answered(client: Client, s
     assert (found.requests, found.served, found.audits) == (len(order), hits, audits)
     assert audits > 0
     assert wrong / len(order) <= found.error_bound <= 0.05
+
+
+def test_what_was_learned_and_the_wordings_are_there_after_a_restart(starter_index: Path, tmp_path: Path) -> None:
+    order = stream(2)[:300]
+    with serving(starter_index, tmp_path / "data") as server:
+        client = Client(server.address)
+        asked(client, "shop", 0.05, order)
+        before, known = account(client, "shop"), len(client.answers("shop"))
+        client.close()
+    with serving(starter_index, tmp_path / "data") as server:
+        client = Client(server.address)
+        after = account(client, "shop")
+        assert (after.requests, after.served, after.verdicts) == (before.requests, before.served, before.verdicts)
+        assert abs(after.error_bound - before.error_bound) < 1e-9
+        assert len(client.answers("shop")) == known
+        again = [client.decide(prompt, "shop").answer for _, prompt in order]
+        assert sum(found.match == types_pb2.MATCH_EXACT for found in again) > known, "by wordings"
+        client.close()
 
 
 def test_prompts_that_have_nothing_in_common_are_not_answered_from_the_cache(client: Client, scope: str) -> None:
