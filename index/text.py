@@ -5,11 +5,14 @@ by the cache (exact key, context) and by the builder (content hash).
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from index.records import Message
+
+_MARKS = re.compile(r"[.,?!'\"\u2018\u2019\u201c\u201d\u2026]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,14 @@ def canonical(text: str) -> str:
         return text.strip()
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     return "\n".join(map(str.rstrip, text.split("\n"))).strip()
+
+
+def plain(text: str) -> str:
+    """Return the text without what marks sentences and quotes, without case, and with single spaces.
+
+    Of texts that differ in nothing else hardly any mean something else. Signs that carry a meaning of their own stay.
+    """
+    return " ".join(_MARKS.sub(" ", text.casefold()).split())
 
 
 def digest(parts: Iterable[str | bytes], size: int = 32) -> bytes:

@@ -135,6 +135,7 @@ class Ledger:
         self._risks, self._seen, self._growth = [0.0] * len(_EDGES), 0.0, 1.0
         self._share = _MOST_AUDITS
         self._warm = False
+        self._retune()
 
     @property
     def window(self) -> Block:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
+from index.text import plain
 from index.verifier import LEAST_COSINE
 from index.view import Entry
 from service.cache.budget import Action, Ledger
@@ -29,6 +30,10 @@ _MAX_RECORDS: Final = 512
 # Of an answer's record with each verdict: the last ten count, so that one that has gone stale shows soon.
 _FORGET: Final = 0.9
 _COINS: Final = secrets.SystemRandom()
+
+# The error of an answer to the same words, where only case, spacing and punctuation differ and no check refuses it: no
+# experience is needed to serve it. Audits find out where it is not so.
+_SAME: Final = 0.001
 
 AUDITED: Final = "audited"
 OVER_BUDGET: Final = "error_budget"
@@ -141,6 +146,8 @@ class Keeper:
             return None, judged, None
         budget = budget_of(request.cache, settings)
         error = kept.learner.error(found.evidence)
+        if plain(prompt.text) == plain(found.judged.entry.prompt):
+            error = min(error, _SAME)
         action, chance = kept.ledger(budget).decide(error, self._coin(), kept.learner.taught)
         self.actions[action.value] += 1
         why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]

@@ -15,6 +15,7 @@ from index.text import (
     content_hash,
     context_fingerprint,
     digest,
+    plain,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -142,3 +143,17 @@ def test_a_lone_surrogate_has_a_key_of_its_own() -> None:
 @given(TRICKY, TRICKY, TRICKY, TRICKY)
 def test_a_content_hash_is_of_one_encoder_and_one_text(a: str, b: str, c: str, d: str) -> None:
     assert (content_hash(a, b) == content_hash(c, d)) == ((a, b) == (c, d))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("How do I  reset it?", "how do i reset it", True),
+        ("It\u2019s \u201cfine\u201d\u2026", "it's 'fine'", True),
+        ("a-b", "a b", False),
+        ("x + y", "x - y", False),
+        ("its", "it's", False),
+    ],
+)
+def test_plain_texts_differ_in_words_and_telling_signs_alone(one: str, other: str, *, same: bool) -> None:
+    assert (plain(one) == plain(other)) == same

@@ -56,6 +56,22 @@ async def test_a_likely_hit_nobody_vouches_for_goes_to_a_model(root: Path) -> No
         assert 0 < plan.candidate.p_correct < 0.9
 
 
+async def test_the_same_words_are_served_without_any_verdict_unless_an_audit_says_otherwise(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.01}, coin=lambda: 0.99) as service:
+        await service.put("How do I reset my  password?", "an answer")
+        hit = await service.decide("how do I reset my password")
+        assert (hit.answer.content, hit.answer.match) == ("an answer", types_pb2.MATCH_SEMANTIC)
+    async with running(root, cache={"error_budget": 0.01}, coin=lambda: 0.0) as service:
+        await service.put("How do I reset my  password?", "an answer")
+        refused = []
+        for spaces in range(1, 25):
+            plan = await service.decide(f"how{' ' * spaces}do I reset my password")
+            refused.append(plan.plan.candidate.refused_by)
+            await service.report(plan, fill_token="", candidate_equivalent=False)
+        assert refused[0] == AUDITED
+        assert refused[-1] == OVER_BUDGET
+
+
 async def test_verdicts_teach_until_it_is_served(root: Path) -> None:
     async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
         await teach(service)
