@@ -344,23 +344,24 @@ def test_an_answer_that_is_damaged_on_disk_is_a_plan_and_an_error_in_the_log(
     starter_index: Path, tmp_path: Path
 ) -> None:
     prompt, alike = "What is the capital of Australia?", "what is the capital of australia?"
+    control = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_DEFAULT, error_budget=1)
     with serving(starter_index, tmp_path) as server:
         client = Client(server.address)
         client.put(prompt, "Canberra")
         client.put("another prompt", "sound")
-        assert client.decide(alike).answer.content == "Canberra"
+        assert client.decide(alike, cache=control).answer.content == "Canberra"
         client.close()
     with closing(sqlite3.connect(tmp_path / "waypost.sqlite3")) as file, file:
         file.execute("UPDATE answer_content SET chunks = '[\"' WHERE content = 'Canberra'")
     with serving(starter_index, tmp_path) as server:
         client = Client(server.address)
-        decisions = [client.decide(text) for text in (prompt, alike)]
+        decisions = [client.decide(text, cache=control) for text in (prompt, alike)]
         assert all(decision.plan.steps for decision in decisions)
         assert client.decide("another prompt").answer.content == "sound"
         assert refusal(client.answers).code is grpc.StatusCode.DATA_LOSS
         assert "\nwaypost_answers_unreadable_total 3.0\n" in scraped(metrics_address(server))
         assert client.report(decisions[0], "Canberra again").stored
-        assert client.decide(alike).answer.content == "Canberra again"
+        assert client.decide(alike, cache=control).answer.content == "Canberra again"
         client.close()
         server.stop()
         lines = [event for event in map(json.loads, server.log) if event["event"] == "answer_unreadable"]

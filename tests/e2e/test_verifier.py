@@ -23,6 +23,8 @@ NEAR_MISSES = [
     ("verbatim_differs", "What does a[1:] do in Python?", "What does a[:1] do in Python?"),
     ("verbatim_differs", "Kann ich hier rauchen?", "Kann ich hier nicht rauchen?"),
 ]
+# Without a budget that has to be learned first, what guard and verifier say is what counts.
+NO_BUDGET = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_DEFAULT, error_budget=1)
 THE_SAME = [
     ("What's the capital of France?", "what is the capital of france"),
     ("How do I reset my password?", "How can I reset my password?"),
@@ -50,7 +52,7 @@ def test_the_same_question_typed_otherwise_is_served_with_its_probability(
     client: Client, scope: str, stored: str, asked: str
 ) -> None:
     client.put(stored, "the answer", scope)
-    answer = client.decide(asked, scope).answer
+    answer = client.decide(asked, scope, cache=NO_BUDGET).answer
     assert answer.content == "the answer"
     assert answer.match == types_pb2.MATCH_SEMANTIC
     assert answer.matched_prompt == stored
@@ -60,10 +62,12 @@ def test_the_same_question_typed_otherwise_is_served_with_its_probability(
 
 def test_what_nothing_speaks_against_but_is_not_probable_enough_is_a_candidate(client: Client, scope: str) -> None:
     client.put("How do I learn to play the guitar?", "the answer", scope)
-    candidate = client.decide("What is a good first song on the guitar?", scope).plan.candidate
+    candidate = client.decide("What is a good first song on the guitar?", scope, cache=NO_BUDGET).plan.candidate
     assert candidate.refused_by in ("improbable", "below_threshold", "")
     client.put("What should I do when my parcel has not arrived?", "the answer", scope)
-    candidate = client.decide("My parcel still has not arrived, what should I do?", scope).plan.candidate
+    candidate = client.decide(
+        "My parcel still has not arrived, what should I do?", scope, cache=NO_BUDGET
+    ).plan.candidate
     assert candidate.refused_by == "improbable"
     assert 0.3 < candidate.p_correct < 0.9
 
@@ -71,7 +75,7 @@ def test_what_nothing_speaks_against_but_is_not_probable_enough_is_a_candidate(c
 def test_an_explanation_tells_every_answer_that_was_judged_and_why(client: Client, scope: str) -> None:
     for prompt in ("Is the warranty valid for 2 years?", "is the warranty valid for 3 years"):
         client.put(prompt, f"on {prompt}", scope)
-    decision = client.decide("Is the warranty valid for 3 years?", scope, explain=True)
+    decision = client.decide("Is the warranty valid for 3 years?", scope, cache=NO_BUDGET, explain=True)
     assert decision.answer.matched_prompt == "is the warranty valid for 3 years"
     notes = {n.note.split(" ", 1)[0]: n.note for n in decision.explanation.notes if n.stage == "verify"}
     served = notes.pop(decision.answer.entry_id)
