@@ -219,7 +219,9 @@ class Simulation:
     def _decide(self, generation: Generation, rows: Rows, learner: Learner | None) -> Iterator[tuple[int, Decision]]:
         settings = Settings()
         nobody: Any = None
-        decider = Decider(settings, generation, self._answers, nobody, nobody, nobody, nobody, nobody, learner=learner)
+        decider = Decider(
+            settings, generation, self._answers, nobody, nobody, nobody, nobody, nobody, nobody, learner=learner
+        )
         route = RouteOptions(allow=frozenset(rows.models), willingness_to_pay=self._price)
         for row, reference in enumerate(rows.references):
             request = Request("simulation", reference.prompt, route=route)

@@ -46,6 +46,8 @@ class Answer:
     `meaning` is the same for answers that are: a digest of the content, or that of an answer this one was found
     equivalent to; b"" where it was stored before there was one. Where `wording_of` names another answer of the scope,
     this is a further prompt that has the same: it has no content of its own.
+    `cost_usd` is what a hit saves, `size` the bytes of its texts. `private_to` names the only principal it may be
+    served to; "": everyone in the scope.
     """
 
     id: str
@@ -65,6 +67,9 @@ class Answer:
     truncated: bool = False
     meaning: bytes = b""
     wording_of: str = ""
+    cost_usd: float = 0.0
+    size: int = 0
+    private_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

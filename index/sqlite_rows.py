@@ -15,15 +15,16 @@ from index.store import Change, Kind, Record, RecordKey, key_of, unstorable
 Row = tuple[Any, ...]  # Any: what a column holds is known to SQLite, and kept by STRICT tables
 
 INSERT_ANSWER = """INSERT INTO answer (seq, scope, id, key, context, model, encoder, stored_at,
-    expires_at, content_type, source_tags, truncated, vector, prompt, meaning, wording_of)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    expires_at, content_type, source_tags, truncated, vector, prompt, meaning, wording_of, cost_usd, size,
+    private_to)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 INSERT_CONTENT = "INSERT INTO answer_content (seq, content, chunks) VALUES (?, ?, ?)"
 INSERT_REFERENCE = """INSERT INTO reference (seq, scope, id, best_model, scores, costs, messages,
     category, source, note, encoder, vector, prompt)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _ANSWER_COLUMNS = """seq, scope, id, key, context, model, encoder, stored_at, expires_at,
-    content_type, source_tags, truncated, vector, prompt, meaning, wording_of"""
+    content_type, source_tags, truncated, vector, prompt, meaning, wording_of, cost_usd, size, private_to"""
 _REFERENCE_COLUMNS = """seq, scope, id, best_model, scores, costs, messages, category, source,
     note, encoder, vector, prompt"""
 
@@ -49,8 +50,8 @@ def rows_of_answer(seq: int, answer: Answer) -> tuple[Row, Row]:
     Raises:
         StoreError: A field has no representation.
     """
-    if not (math.isfinite(answer.stored_at) and math.isfinite(answer.expires_at)):
-        raise unstorable(key_of(answer), "a time is not finite")
+    if not all(map(math.isfinite, (answer.stored_at, answer.expires_at, answer.cost_usd))):
+        raise unstorable(key_of(answer), "a time or a cost is not finite")
     facts = (
         seq,
         answer.scope,
@@ -68,6 +69,9 @@ def rows_of_answer(seq: int, answer: Answer) -> tuple[Row, Row]:
         answer.prompt,
         answer.meaning,
         answer.wording_of,
+        answer.cost_usd,
+        answer.size,
+        answer.private_to,
     )
     return facts, (seq, answer.content, _json(answer.chunks))
 
@@ -123,6 +127,9 @@ def answer_of(row: Row) -> Answer:
         prompt,
         meaning,
         wording_of,
+        cost_usd,
+        size,
+        private_to,
         content,
         chunks,
     ) = row
@@ -147,6 +154,9 @@ def answer_of(row: Row) -> Answer:
         bool(truncated),
         meaning,
         wording_of,
+        cost_usd,
+        size,
+        private_to,
     )
 
 

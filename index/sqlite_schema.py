@@ -90,7 +90,19 @@ ALTER TABLE answer ADD COLUMN meaning    BLOB NOT NULL DEFAULT x'';
 ALTER TABLE answer ADD COLUMN wording_of TEXT NOT NULL DEFAULT '';
 """
 
-STEPS = (_ANSWERS_REFERENCES_AND_FEED, _MEANINGS_AND_WORDINGS)
+# 3. What an answer is worth keeping for, and who may be served it.
+#
+# Of what is there already nobody knows what it saved; everyone in its scope was served it.
+_WORTH_AND_PRIVACY = """
+ALTER TABLE answer ADD COLUMN cost_usd   REAL    NOT NULL DEFAULT 0;
+ALTER TABLE answer ADD COLUMN size       INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answer ADD COLUMN private_to TEXT    NOT NULL DEFAULT '';
+UPDATE answer SET size = length(CAST(prompt AS BLOB)) + coalesce((SELECT
+    length(CAST(content AS BLOB)) + CASE chunks WHEN '[]' THEN 0 ELSE length(CAST(content AS BLOB)) END
+    FROM answer_content WHERE answer_content.seq = answer.seq), 0);
+"""
+
+STEPS = (_ANSWERS_REFERENCES_AND_FEED, _MEANINGS_AND_WORDINGS, _WORTH_AND_PRIVACY)
 NEWEST = len(STEPS)
 
 

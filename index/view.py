@@ -5,10 +5,11 @@ of it is read and changed on one thread, but for the partitions, which lock for 
 store and never decides.
 """
 
-import time
+import sys
 from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -19,10 +20,15 @@ from index.tokens import LONGEST
 from index.vectors import Partition, Vectors
 
 T = TypeVar("T", bound=Hashable)
+Place = tuple[bytes, str]
+"""Whose answers meet in a search: those of one context, and of everyone ("") or of one principal."""
 
 _PAGE = 5_000
 # Scopes, contexts, models and lists of tags that are kept once: more than that are not much alike.
 _SHARED: Final = 100_000
+_SAMPLE: Final = 100
+# Of a large dictionary, an item takes 24 bytes in the table, a third of which stays empty, and up to 16 in the index.
+_DICT_SLOT: Final = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,9 @@ class Entry:
     prompt: str
     meaning: bytes = b""
     wording_of: str = ""
+    cost_usd: float = 0.0
+    size: int = 0
+    private_to: str = ""
 
     @property
     def answer_id(self) -> str:
@@ -63,13 +72,15 @@ class ScopeView:
     """Everything of one scope. Nothing here is ever looked at for another scope."""
 
     by_key: dict[bytes, Entry] = field(default_factory=dict)
+    private: dict[bytes, dict[str, Entry]] = field(default_factory=dict)  # by key, then by whom they are for
     by_id: dict[str, Entry] = field(default_factory=dict)
     by_row: dict[int, Entry] = field(default_factory=dict)
-    partitions: dict[bytes, Partition] = field(default_factory=dict)
+    partitions: dict[Place, Partition] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
     reference_rows: dict[int, Reference] = field(default_factory=dict)
     reference_partition: Partition | None = None
     wordings: dict[str, set[str]] = field(default_factory=dict)
+    size: int = 0
 
 
 class View:
@@ -87,6 +98,8 @@ class View:
         self._shared: dict[Hashable, Any] = {}
         self._next_row = 0
         self.answers = 0
+        self.size = 0
+        self.youngest = 0.0
         self.live_references = 0
 
     def load(self, store: Store, progress: Callable[[int], None] = lambda _: None) -> list[RecordKey]:
@@ -114,13 +127,13 @@ class View:
         Vectors leave and enter partition by partition: one at a time, many removals would each walk all of it.
         """
         latest = {change.key: change.record for change in changes}
-        gone: dict[tuple[str, bytes | None], list[int]] = {}
+        gone: dict[tuple[str, Place | None], list[int]] = {}
         for key in latest:
-            context, row = self._forget(key)
+            place, row = self._forget(key)
             if row:
-                gone.setdefault((key.scope, context), []).append(row)
-        for (scope, context), rows in gone.items():
-            self._remove_vectors(self._scopes[scope], context, rows)
+                gone.setdefault((key.scope, place), []).append(row)
+        for (scope, place), rows in gone.items():
+            self._remove_vectors(self._scopes[scope], place, rows)
         self._add(record for record in latest.values() if record is not None)
         for key in latest:
             self._drop_empty(key.scope)
@@ -136,10 +149,21 @@ class View:
         for partition, rows, vectors in new.values():
             partition.add(rows, np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(rows), -1))
 
-    def exact(self, scope: str, key: bytes) -> Entry | None:
-        """Return the entry with this very key, alive or not."""
+    def exact(self, scope: str, key: bytes, private_to: str = "") -> Entry | None:
+        """Return the entry with this very key, alive or not: a principal's own where there is one, else everyone's."""
         view = self._scopes.get(scope)
-        return view.by_key.get(key) if view else None
+        if view is None:
+            return None
+        own = view.private[key].get(private_to) if private_to and key in view.private else None
+        return own or view.by_key.get(key)
+
+    def all_of(self, scope: str, key: bytes) -> list[Entry]:
+        """Return all entries with this very key, whomever they are for."""
+        view = self._scopes.get(scope)
+        if view is None:
+            return []
+        shared = view.by_key.get(key)
+        return [*([shared] if shared else []), *view.private.get(key, {}).values()]
 
     def by_id(self, scope: str, entry_id: str) -> Entry | None:
         """Return the entry of this id in this scope."""
@@ -161,10 +185,10 @@ class View:
         view = self._scopes.get(scope)
         return view.reference_rows.get(row) if view else None
 
-    def answer_partition(self, scope: str, context: bytes) -> Partition | None:
-        """Return where the answers of one scope and context are searched, if there are any."""
+    def answer_partition(self, scope: str, context: bytes, private_to: str = "") -> Partition | None:
+        """Return where the answers of one scope and context are searched: everyone's, or a principal's own."""
         view = self._scopes.get(scope)
-        return view.partitions.get(context) if view else None
+        return view.partitions.get((context, private_to)) if view else None
 
     def reference_partition(self, scope: str) -> Partition | None:
         """Return where the live references of one scope are searched, if there are any."""
@@ -204,20 +228,37 @@ class View:
             return 0, 0
         return len(view.by_id) - sum(map(len, view.wordings.values())), len(view.references)
 
-    def expired(self, now: float | None = None) -> list[RecordKey]:
-        """Return the answers whose time has passed (`now` in seconds since the epoch)."""
-        now = time.time() if now is None else now
+    def size_of(self, scope: str) -> int:
+        """Return the bytes of the texts of a scope's answers."""
+        view = self._scopes.get(scope)
+        return view.size if view else 0
+
+    def memory_per_answer(self) -> int:
+        """Return about how many bytes of memory an answer takes here, on the average, its texts not counted."""
+        vectors = sum(p.nbytes for view in self._scopes.values() for p in view.partitions.values())
+        firsts = (next(iter(view.by_id.values()), None) for view in islice(self._scopes.values(), _SAMPLE))
+        known = [_memory(entry) for entry in firsts if entry is not None]
+        return round(vectors / self.answers + sum(known) / len(known)) if known else 0
+
+    def expired(self, now: float, stale_s: Callable[[str], float] = lambda _: 0.0) -> list[RecordKey]:
+        """Return the answers whose time has passed.
+
+        Args:
+            now: seconds since the epoch.
+            stale_s: how long those of a scope are kept beyond it, in seconds.
+        """
         return [
             RecordKey(Kind.ANSWER, scope, entry.id)
             for scope, view in self._scopes.items()
+            for then in (now - stale_s(scope),)
             for entry in view.by_id.values()
-            if not entry.alive(now)
+            if not entry.alive(then)
         ]
 
-    def _forget(self, key: RecordKey) -> tuple[bytes | None, int]:
+    def _forget(self, key: RecordKey) -> tuple[Place | None, int]:
         """Take a record out of all but its partition.
 
-        Returns the answer's context (None for a reference) and the row to remove from the partition, 0 for none.
+        Returns the answer's place (None for a reference) and the row to remove from the partition, 0 for none.
         """
         scope = self._scopes.get(key.scope)
         if scope is None:
@@ -232,16 +273,21 @@ class View:
         if entry.wording_of:
             _discard(scope.wordings, entry.wording_of, entry.id)
         self.answers -= not entry.wording_of
-        if scope.by_key.get(entry.key) is entry:
-            del scope.by_key[entry.key]
-        return entry.context, entry.row if scope.by_row.pop(entry.row, None) else 0
+        scope.size -= entry.size
+        self.size -= entry.size
+        if not entry.private_to:
+            if scope.by_key.get(entry.key) is entry:
+                del scope.by_key[entry.key]
+        elif scope.private.get(entry.key, {}).pop(entry.private_to, None) and not scope.private[entry.key]:
+            del scope.private[entry.key]
+        return (entry.context, entry.private_to), entry.row if scope.by_row.pop(entry.row, None) else 0
 
-    def _remove_vectors(self, scope: ScopeView, context: bytes | None, rows: list[int]) -> None:
-        partition = scope.reference_partition if context is None else scope.partitions[context]
+    def _remove_vectors(self, scope: ScopeView, place: Place | None, rows: list[int]) -> None:
+        partition = scope.reference_partition if place is None else scope.partitions[place]
         if partition is not None:
             partition.remove(rows)
-            if context is not None and not len(partition):
-                del scope.partitions[context]
+            if place is not None and not len(partition):
+                del scope.partitions[place]
 
     def _drop_empty(self, name: str) -> None:
         """Give back what a scope without records would hold on to."""
@@ -279,6 +325,9 @@ class View:
             truncated=answer.truncated,
             prompt=answer.prompt[: LONGEST + 1] if near else "",
             meaning=answer.meaning or answer.id.encode(),
+            cost_usd=answer.cost_usd,
+            size=answer.size,
+            private_to=self._one(answer.private_to),
         )
         if answer.wording_of:
             said = scope.by_id.get(answer.wording_of)
@@ -292,16 +341,25 @@ class View:
                 truncated=entry.truncated,
                 prompt=entry.prompt,
                 wording_of=said.id,
+                size=entry.size,
             )
             scope.wordings.setdefault(said.id, set()).add(entry.id)
-        scope.by_id[entry.id] = scope.by_key[entry.key] = entry
+        scope.by_id[entry.id] = entry
+        if entry.private_to:
+            scope.private.setdefault(entry.key, {})[entry.private_to] = entry
+        else:
+            scope.by_key[entry.key] = entry
+        scope.size += entry.size
+        self.size += entry.size
+        self.youngest = max(self.youngest, entry.stored_at)
         self.answers += not entry.wording_of
         if not near:
             return None, 0
         scope.by_row[entry.row] = entry
-        if entry.context not in scope.partitions:
-            scope.partitions[entry.context] = Partition(self._dimensions)
-        return scope.partitions[entry.context], entry.row
+        place = (entry.context, entry.private_to)
+        if place not in scope.partitions:
+            scope.partitions[place] = Partition(self._dimensions)
+        return scope.partitions[place], entry.row
 
     def _add_reference(self, live: LiveReference) -> tuple[Partition | None, int]:
         scope = self._scope(live.scope)
@@ -314,6 +372,12 @@ class View:
         if scope.reference_partition is None:
             scope.reference_partition = Partition(self._dimensions)
         return scope.reference_partition, self._next_row
+
+
+def _memory(entry: Entry) -> int:
+    """Return about how many bytes an entry takes with its places in the dictionaries of its scope."""
+    parts = (entry, entry.id, entry.row, entry.key, entry.stored_at, entry.expires_at, entry.cost_usd, entry.meaning)
+    return sum(map(sys.getsizeof, (*parts, entry.prompt))) + 3 * _DICT_SLOT
 
 
 def _discard(sets: dict[str, set[str]], key: str, value: str) -> None:

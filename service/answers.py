@@ -7,11 +7,9 @@ hears back, so no later lookup finds what was removed. Called by the edge; looku
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -21,11 +19,17 @@ from index.errors import StoreDamagedError, StoreError, StoreFullError
 from index.records import Answer, LiveReference
 from index.store import Change, Kind, Record, RecordKey, Store, key_of
 from index.view import Entry, View
+from service.cache.capacity import Capacity
+from service.cache.storable import agreeing, entry_id
+from service.clock import Clock
+from service.settings import CacheSettings
 
 # Answers served lately, so that popular ones are not read from the disk's file again and again.
 _RECENT_BYTES: Final = 16 << 20
 _TEND_EVERY_S: Final = 5.0
 _SWEEP_AT_ONCE: Final = 10_000
+# Answers to one prompt, each of another principal, that a new one is compared with.
+_COMPARED: Final = 16
 _READ_AT_ONCE: Final = 8
 _log = structlog.get_logger("waypost")
 
@@ -35,7 +39,7 @@ class _Job:
     puts: Sequence[Record]
     deletes: Sequence[RecordKey]
     done: "asyncio.Future[None]"
-    only_lapsed: bool = False
+    still: Callable[[RecordKey], bool] | None = None  # which of the deletes still hold when it comes to them
 
 
 class Answers:
@@ -44,13 +48,16 @@ class Answers:
     Args:
         store: the record; closed by `close`.
         view: loaded from it.
-        max_answers: kept for one scope; above it the oldest go.
+        settings: how much is kept of each scope; above it those answers go that are worth least.
     """
 
-    def __init__(self, store: Store, view: View, max_answers: int) -> None:
+    def __init__(self, store: Store, view: View, settings: CacheSettings) -> None:
         self.view = view
+        self.clock = Clock(view.youngest)
         self._store = store
-        self._max_answers = max_answers
+        self._settings = settings
+        self.capacity = Capacity(view, settings)
+        self.memory_per_answer = view.memory_per_answer()
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
@@ -84,15 +91,36 @@ class Answers:
             yield from (change for change in changes if not _is_wording(change.record))
             after = changes[-1].seq
 
-    async def put(self, answer: Answer) -> bool:
-        """Store an answer durably and serve it from now on; return whether it took another's place.
+    def these(self, scope: str, ids: Sequence[str], after: int) -> Iterator[Change]:
+        """Yield the answers of these ids that are there, numbered from 1 as the ids are, past `after`."""
+        for number, entry_id_ in enumerate(ids[after:], after + 1):
+            entry = self.view.by_id(scope, entry_id_)
+            if entry is not None:
+                yield Change(number, RecordKey(Kind.ANSWER, scope, entry.id), self.fetch(entry))
+
+    async def put(self, answer: Answer) -> tuple[Answer, bool]:
+        """Store an answer durably and serve it from now on.
+
+        One that is private to a principal becomes everyone's in the scope where another principal's says the same.
+
+        Returns:
+            The answer as it was stored, and whether it took another's place.
 
         Raises:
             StoreFullError: the disk is full; nothing changed.
         """
+        instead: list[RecordKey] = []
+        if answer.private_to and not answer.wording_of:
+            there = [entry for entry in self.view.all_of(answer.scope, answer.key) if not entry.wording_of]
+            known = map(self.fetch, there[:_COMPARED])
+            others = [one for one in known if one is not None and one.private_to != answer.private_to]
+            if same := agreeing(answer, others):
+                instead = [key_of(one) for one in same if one.private_to]
+                instead.append(key_of(answer))
+                answer = replace(answer, id=entry_id(answer.key, ""), private_to="")
         replaced = self.view.by_id(answer.scope, answer.id) is not None
-        await self._write([answer], [])
-        return replaced
+        await self._write([answer], instead)
+        return answer, replaced
 
     async def put_references(self, references: Sequence[LiveReference]) -> None:
         """Store live references durably, all or none; they vote from now on."""
@@ -103,10 +131,21 @@ class Answers:
         if keys:
             await self._write([], keys)
 
+    async def remove_entries(self, entries: Sequence[Entry]) -> None:
+        """Remove just these answers durably: what has taken the place of one meanwhile stays."""
+        rows = {RecordKey(Kind.ANSWER, entry.scope, entry.id): entry.row for entry in entries}
+
+        def still(key: RecordKey) -> bool:
+            there = self.view.by_id(key.scope, key.id)
+            return there is not None and there.row == rows[key]
+
+        if rows:
+            await self._write([], list(rows), still)
+
     async def sweep(self) -> None:
         """Remove what has expired, unless it is renewed meanwhile."""
-        if expired := self.view.expired(time.time())[:_SWEEP_AT_ONCE]:
-            await self._write([], expired, only_lapsed=True)
+        if expired := self.view.expired(self.clock.now(), lambda s: self._settings.of(s).stale_s)[:_SWEEP_AT_ONCE]:
+            await self._write([], expired, still=self._lapsed)
 
     async def close(self) -> None:
         """Finish what was begun, then close the store."""
@@ -116,9 +155,14 @@ class Answers:
         self._thread.shutdown()
         self._store.close()
 
-    async def _write(self, puts: Sequence[Record], deletes: Sequence[RecordKey], *, only_lapsed: bool = False) -> None:
+    async def _write(
+        self,
+        puts: Sequence[Record],
+        deletes: Sequence[RecordKey],
+        still: Callable[[RecordKey], bool] | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
-        job = _Job(puts, deletes, loop.create_future(), only_lapsed)
+        job = _Job(puts, deletes, loop.create_future(), still)
         self._jobs.append(job)
         if self._writer is None:
             self._writer = loop.create_task(self._run_jobs())
@@ -153,7 +197,7 @@ class Answers:
         merged: dict[RecordKey, Record | None] = {}
         for job in jobs:
             for key in job.deletes:
-                if job.only_lapsed and (key in merged or not self._lapsed(key)):
+                if job.still is not None and (key in merged or not job.still(key)):
                     continue  # renewed since it was found
                 merged.pop(key, None)
                 merged[key] = None
@@ -161,15 +205,23 @@ class Answers:
                 key = key_of(record)
                 merged.pop(key, None)
                 merged[key] = record
-        for key in self._surplus(merged):
-            merged[key] = None
-        for key in self._wordings(merged):
-            merged[key] = None
+        loop = asyncio.get_running_loop()
+        for scope in self.capacity.unranked(merged):
+            await asyncio.to_thread(self.capacity.rank, scope, list(self.view.entries(scope)))
+        surplus = self.capacity.surplus(merged)
+        merged.update(dict.fromkeys(surplus))
+        merged.update(dict.fromkeys(self._wordings(merged)))
         puts = [record for record in merged.values() if record is not None]
         deletes = [key for key, record in merged.items() if record is None]
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, puts, deletes)
+        try:
+            await loop.run_in_executor(self._thread, self._store.write, puts, deletes)
+        except BaseException:
+            self.capacity.stay(surplus)
+            raise
+        before = self.capacity.known(merged)
         self._let_go(merged)
         self.view.apply(Change(0, key, record) for key, record in merged.items())
+        self.capacity.changed(before, len(surplus))
         for job in jobs:
             if not job.done.done():
                 job.done.set_result(None)
@@ -195,28 +247,13 @@ class Answers:
 
     def _lapsed(self, key: RecordKey) -> bool:
         entry = self.view.by_id(key.scope, key.id)
-        return entry is not None and not entry.alive(time.time())
-
-    def _surplus(self, merged: dict[RecordKey, Record | None]) -> list[RecordKey]:
-        """Return the oldest answers of each scope that these changes would leave beyond its capacity."""
-        grown: dict[str, int] = {}
-        for key, record in merged.items():
-            if key.kind is Kind.ANSWER:
-                there = self.view.by_id(key.scope, key.id) is not None
-                grown[key.scope] = grown.get(key.scope, 0) + (record is not None) - there
-        surplus: list[RecordKey] = []
-        for scope, by in grown.items():
-            excess = len(self.view.entries(scope)) + by - self._max_answers
-            if excess > 0:
-                old = (RecordKey(Kind.ANSWER, scope, e.id) for e in self.view.entries(scope))
-                new = (key_of(r) for r in merged.values() if isinstance(r, Answer) and r.scope == scope)
-                surplus += islice(chain((key for key in old if key not in merged), new), excess)
-        return surplus
+        return entry is not None and not entry.alive(self.clock.now() - self._settings.of(key.scope).stale_s)
 
     async def _tend(self) -> None:
         """Remove what has expired, again and again."""
         while True:
             await asyncio.sleep(_TEND_EVERY_S)
+            self.memory_per_answer = self.view.memory_per_answer()
             # What could not be removed is not served meanwhile, and the next round tries again.
             with contextlib.suppress(StoreError):
                 await self.sweep()

@@ -30,6 +30,17 @@ class Principal:
 ANYONE = Principal("anyone", frozenset({"*"}), admin=True)
 
 
+def writer(settings: AuthSettings, principal: Principal, scope: str) -> str:
+    """Return whom alone an answer may be served to that a caller stores: "" where the scope is that caller's anyway.
+
+    It is so without tokens, for administrators, and where no other token but an administrator's is for the scope.
+    """
+    if not settings.tokens or principal.admin:
+        return ""
+    callers = sum(not t.admin and (scope in t.scopes or "*" in t.scopes) for t in settings.tokens.values())
+    return principal.name if callers > 1 else ""
+
+
 def authenticate(settings: AuthSettings, metadata: Mapping[str, str]) -> Principal:
     """Return who calls, from the `authorization` metadata; raise Unauthenticated where that is not known."""
     if not settings.tokens:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import WaypostError
-from service import cli_learning
+from service import cli_cache, cli_learning
 from service.cli_shared import progress as _progress
 from service.cli_shared import settings_of as _settings
 
@@ -284,6 +284,7 @@ def evaluate(
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
 
 
+app.add_typer(cli_cache.app)
 for _command in cli_learning.app.registered_commands:
     app.registered_commands.append(_command)
 

@@ -1,7 +1,6 @@
 """The commands that look back and learn: replay, refit, label. Part of `service.cli`, which takes them in."""
 
 import json
-import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli_shared import progress, settings_of
+from service.cli_shared import progress, seconds_of, settings_of
 
 app = typer.Typer()
 
@@ -17,7 +16,6 @@ Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the servic
 Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token of an administrator.")]
 Period = Annotated[str, typer.Option(help="Only so far back: 90m, 36h, 7d, 2w; everything recorded without it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 @app.command()
@@ -38,7 +36,7 @@ def replay(
     from service import client
 
     text = settings.read_text(encoding="utf-8") if settings is not None else ""
-    wanted = client.replay_request(generation, text, scope, _seconds(period) if period else None, limit)
+    wanted = client.replay_request(generation, text, scope, seconds_of(period, "--period") if period else None, limit)
     found = client.replay(address, wanted, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client.replay_text(found))
 
@@ -64,7 +62,7 @@ def refit(
     """
     from service import refit as refitting
 
-    since = time.time() - _seconds(period) if period else 0.0
+    since = time.time() - seconds_of(period, "--period") if period else 0.0
     wanted = scope or ("" if every_scope else None)
     with progress("embedding") as update:
         found = refitting.refit(
@@ -131,11 +129,3 @@ def label(
     if done.left:
         typer.echo(f"{done.left} answers are left{f': {done.stopped}' if done.stopped else ''}; run it again to go on")
         raise typer.Exit(1)
-
-
-def _seconds(period: str) -> float:
-    """Return a period in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", period)
-    if match is None or not float(match[1]):
-        raise typer.BadParameter(f"{period!r}: expected for example 90m, 36h, 7d or 2w", param_hint="--period")
-    return float(match[1]) * _UNITS[match[2]]

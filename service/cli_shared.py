@@ -1,8 +1,13 @@
-"""What several commands share: reading the settings, and a progress bar."""
+"""What several commands share: reading the settings and periods, and a progress bar."""
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import typer
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 def settings_of(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:
@@ -17,6 +22,14 @@ def settings_of(config: Path | None, index: Path | None, data_dir: Path | None, 
     if listen:
         overrides["server"] = {"listen": tuple(listen)}
     return load_settings(config, overrides)
+
+
+def seconds_of(period: str, option: str) -> float:
+    """Return a period as it is written on the command line (90m, 36h, 7d, 2w) in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", period)
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"{period!r}: expected for example 90m, 36h, 7d or 2w", param_hint=option)
+    return float(match[1]) * _UNITS[match[2]]
 
 
 class progress:  # noqa: N801 - used like a function

@@ -1,14 +1,14 @@
 """One decision, from request to response: the whole product in one pass. Each stage is a module of its own.
 
-    request ─ admit ─ normalise ─ pin? ─ exact hit? ─ encode ─ search ─ verify hit? ─ estimate ─ choose ─ plan ─ record
+    admit ─ normalise ─ rules ─ exact hit? ─ encode ─ search ─ verify hit? ─ wait? ─ estimate ─ choose ─ record
 
 Admitting (who, limits of the contract) happens at the edge, in service.server. Everything here runs on the event loop
 but for encoding and searching, which the batcher does on its threads.
 """
 
 import asyncio
-import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -20,8 +20,11 @@ from index.view import Entry
 from service import log
 from service.answers import Answers
 from service.batcher import Batcher, Embedded
+from service.cache.flights import Flights
+from service.cache.followups import refers_back
 from service.cache.keeper import Keeper
 from service.cache.semantic import Judge, budget_of, likelihood, refusal, verify
+from service.cache.storable import too_hot
 from service.decisions import DecisionLog, new_id
 from service.learning.journal import Journal
 from service.learning.online import Learner
@@ -56,6 +59,7 @@ class Decider:
     keeper: Keeper
     log: DecisionLog
     metrics: Metrics
+    flights: Flights
     feedback: Feedback = field(default_factory=Feedback)
     learner: Learner | None = None
     journal: Journal | None = None
@@ -78,7 +82,7 @@ class Decider:
         Raises:
             Overloaded: the encoder's queue is full.
         """
-        generation, now = self.generation, time.time()
+        generation, now = self.generation, self.answers.clock.now()
         timings = Timings(admit=perf_counter() - started)
         mark = perf_counter()
         prompt = normalise(request)
@@ -116,6 +120,13 @@ class Decider:
             if decision.hit is not None:
                 return self._record(decision, started)
 
+        if caching and request.cache.wait and request.cache.reads:
+            mark = perf_counter()
+            await self._wait(decision, deadline)
+            timings.wait = perf_counter() - mark
+            if decision.hit is not None:
+                return self._record(decision, started)
+
         mark = perf_counter()
         estimated = self._estimate(decision, found, generation)
         timings.estimate = perf_counter() - mark
@@ -123,17 +134,23 @@ class Decider:
         decision.plan = self._choose(decision, estimated, generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
-            decision.fill_token = new_id()
-            decision.lease_until = perf_counter() + self.settings.cache.lease_s
+            self._hand_out_token(decision)
         return self._record(decision, started)
 
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
         """Return the answer to the same text in the same context, if it may be served."""
-        entry = self.answers.view.exact(request.scope, prompt.key)
-        if entry is None or not _fresh(entry, request.cache.max_age, now) or not request.route.admits(entry.model):
+        entry = self.answers.view.exact(request.scope, prompt.key, request.private_to)
+        if entry is None or not _young(entry, request.cache.max_age, now) or not request.route.admits(entry.model):
+            return None
+        stale = not entry.alive(now)
+        if stale and (not self._keeps(entry, now) or self.flights.begin(prompt.key)):
             return None
         answer = self.answers.fetch(entry)
-        return Hit(answer, exact=True, similarity=1.0) if answer is not None else None
+        return Hit(answer, exact=True, similarity=1.0, stale=stale) if answer is not None else None
+
+    def _keeps(self, entry: Entry, now: float) -> bool:
+        """Return whether a lapsed answer may still be served while another caller fetches it anew."""
+        return entry.alive(now - self.settings.cache.of(entry.scope).stale_s)
 
     async def _embed(
         self,
@@ -146,18 +163,20 @@ class Decider:
     ) -> Embedded[Found]:
         """Return the embedding and what is near it, or raise OutOfTime when the deadline comes too close."""
         view = self.answers.view
-        looks = semantic and not refusal(prompt, request.cache, self.settings.cache.of(request.scope), truncated=False)
+        looks = semantic and not self._refusal(prompt, request, truncated=False)
+        own = request.private_to if looks else ""
         ask = Ask(
             view.answer_partition(request.scope, prompt.context) if looks else None,
             generation,
             view.reference_partition(request.scope),
             prompt.text,
             self.base(generation),
+            view.answer_partition(request.scope, prompt.context, own) if own else None,
         )
         if deadline is None:
             return await self.batcher.submit(prompt.text, ask)
         left = deadline - perf_counter()
-        left -= max(left / 10, _LEAST_MARGIN_S)
+        left -= _margin(left)
         if left <= 0:
             raise OutOfTime
         future = self.batcher.submit(prompt.text, ask)
@@ -170,11 +189,12 @@ class Decider:
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
-        if why := refusal(decision.prompt, request.cache, settings, truncated=decision.truncated):
+        if why := self._refusal(decision.prompt, request, truncated=decision.truncated):
             decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
             return
         view = self.answers.view
-        near = [(min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None]
+        there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
+        near = [(s, self._revived(e, decision.prompt, now)) for s, e in there]
         if budget_of(request.cache, settings) < 1:
             tried = self.keeper.verify(decision.prompt, near, request, settings, now)
             served, decision.judged, decision.trial = tried
@@ -182,10 +202,24 @@ class Decider:
             served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)
         answer = self.answers.fetch(served.entry) if served is not None else None
         if served is not None and answer is not None:
-            decision.hit = Hit(answer, exact=False, similarity=served.similarity, p_correct=served.probability)
+            stale = bool(answer.expires_at) and now >= answer.expires_at
+            decision.hit = Hit(
+                answer, exact=False, similarity=served.similarity, p_correct=served.probability, stale=stale
+            )
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
+
+    def _revived(self, entry: Entry, prompt: Prompt, now: float) -> Entry:
+        """Return an entry, as if it had not lapsed where it may be served stale because another fetches it anew."""
+        if entry.alive(now) or not self._keeps(entry, now) or entry.key == prompt.key:
+            return entry
+        return replace(entry, expires_at=0.0) if self.flights.holds(entry.key) else entry
+
+    def _refusal(self, prompt: Prompt, request: Request, *, truncated: bool) -> str:
+        """Return why this prompt is hit exactly or not at all, "" where it may be otherwise."""
+        settings = self.settings.cache.of(request.scope)
+        return prompt.exact_only or refusal(prompt, request.cache, settings, truncated=truncated)
 
     def base(self, generation: Generation) -> int:
         """Return the fallback's column: what gains are compared with."""
@@ -241,6 +275,42 @@ class Decider:
         known = Known(result.estimates, result.confidence, Reason.DEGRADED if decision.degraded else reason)
         return known, generation, decision.prompt.input_tokens + writes
 
+    async def _wait(self, decision: Decision, deadline: float | None) -> None:
+        """Where another caller is fetching the answer, wait for it, and set the hit if it came and may be served."""
+        prompt, request, mark = decision.prompt, decision.request, perf_counter()
+        until = mark + request.cache.wait
+        if deadline is not None:
+            until = min(until, deadline - _margin(deadline - mark))
+        near = not self._refusal(prompt, request, truncated=decision.truncated)
+        came = await self.flights.join(decision, until, partial(self._alike, decision) if near else None)
+        if came is None:
+            return
+        (key, similarity), now = came, self.answers.clock.now()
+        if key == prompt.key:
+            decision.hit = self._exact(request, prompt, now)
+        elif (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
+            self._verify(decision, replace(NOTHING_FOUND, answers=[(similarity, entry.row)]), now)
+        if decision.hit is not None:
+            decision.candidate = None
+
+    def _alike(self, decision: Decision, similarity: float, text: str) -> bool:
+        """Return whether an answer to another text would do, if it were there."""
+        settings = self.settings.cache.of(decision.request.scope)
+        if similarity < settings.threshold:
+            return False
+        entry = Entry("", 0, "", b"", b"", 0.0, 0.0, "", (), truncated=False, prompt=text)
+        (found,) = self.judge.judge(decision.prompt, [(similarity, entry)], settings.threshold)
+        return not found.refused_by and (found.probability or 0.0) >= settings.min_probability
+
+    def _hand_out_token(self, decision: Decision) -> None:
+        """Let the caller store the answer, and be waited for by others who want it."""
+        request, settings = decision.request, self.settings.cache.of(decision.request.scope)
+        decision.fill_token = new_id()
+        decision.lease_until = perf_counter() + settings.lease_s
+        if request.context is None or not too_hot(request.context.sampling, settings):
+            near = not self._refusal(decision.prompt, request, truncated=decision.truncated)
+            self.flights.lead(decision, near=near)
+
     def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
         """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
         result = self._estimate(decision, found, generation)
@@ -249,6 +319,8 @@ class Decider:
 
     def _record(self, decision: Decision, started: float) -> Decision:
         decision.timings.total = perf_counter() - started
+        if decision.hit is not None:
+            self.answers.capacity.use(decision.request.scope, decision.hit.answer.id)
         self.log.add(decision)
         if self.journal is not None:
             self.journal.decided(decision)
@@ -263,8 +335,11 @@ class Decider:
 def normalise(request: Request) -> Prompt:
     """Return the canonical text of a request, its key, and what else the stages ask of it."""
     text = canonical(request.text)
+    exact_only = "tool_turn" if request.role == "tool" else "refers_back" if refers_back(text) else ""
     if request.context is None and not request.history and request.role == "user":
-        return Prompt(text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text))
+        return Prompt(
+            text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text), exact_only=exact_only
+        )
     context = request.context or Context()
     # What a tool said is not what a user says, be it the same text; no turn of the history can have such a role.
     asked_by = () if request.role == "user" else (Message(f"last:{request.role}", ""),)
@@ -278,11 +353,16 @@ def normalise(request: Request) -> Prompt:
         + len(context.system_prompt)
         + len(context.tools)
         + sum(len(turn.content) for turn in request.history),
+        exact_only=exact_only,
     )
 
 
-def _fresh(entry: Entry, max_age: float | None, now: float) -> bool:
-    return entry.alive(now) and (max_age is None or now - entry.stored_at <= max_age)
+def _young(entry: Entry, max_age: float | None, now: float) -> bool:
+    return max_age is None or now - entry.stored_at <= max_age
+
+
+def _margin(left: float) -> float:
+    return max(left / 10, _LEAST_MARGIN_S)
 
 
 def _give_up(future: "asyncio.Future[Embedded[Found]]") -> None:

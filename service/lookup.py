@@ -25,7 +25,8 @@ Near = list[tuple[float, int]]
 class Ask:
     """What to search for one prompt; None leaves a part out.
 
-    `text` is the prompt, `base` the column of the model that gains are compared with.
+    `text` is the prompt, `base` the column of the model that gains are compared with; `own` are answers that only this
+    caller may be served.
     """
 
     answers: Partition | None
@@ -33,6 +34,7 @@ class Ask:
     live: Partition | None
     text: str = ""
     base: int = 0
+    own: Partition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
                 known[i] = one
     return [
         Found(
-            _near(ask.answers, vector, ANSWERS) if ask.answers is not None else [],
+            _answers(ask, vector),
             _near(ask.live, vector, NEIGHBOURS) if ask.live is not None else [],
             *found,
         )
@@ -88,6 +90,13 @@ def _predict(
     predicted = generation.estimator.predict(vectors, [ask.text for ask in asks], near, asks[0].base)
     for i in range(len(asks)):
         yield rows[i], similarities[i], predicted.one(i)
+
+
+def _answers(ask: Ask, query: Vectors) -> Near:
+    near = _near(ask.answers, query, ANSWERS) if ask.answers is not None else []
+    if ask.own is None:
+        return near
+    return sorted(near + _near(ask.own, query, ANSWERS), reverse=True)[:ANSWERS]
 
 
 def _near(partition: Partition, query: Vectors, k: int) -> Near:

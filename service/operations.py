@@ -4,9 +4,8 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,20 +13,20 @@ from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.catalogue import Catalogue
-from index.errors import GenerationError, WaypostError
+from index.errors import GenerationError, StoreError, WaypostError
 from index.generation import list_generations
-from index.records import LiveReference, Reference
-from index.store import Kind, RecordKey
+from index.records import Answer, LiveReference, Reference
+from index.store import Kind, Record, RecordKey
 from index.text import canonical
 from index.vectors import Vectors
 from service import replaying, reviews
-from service.auth import Principal
+from service.auth import Principal, writer
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
 from service.lookup import Ask
-from service.reports import Report, oversize, report, to_answer
-from service.requests import Decision, Outcome
+from service.reports import Report, oversize, refusal, report, to_answer
+from service.requests import Decision, Outcome, Request, tokens_of
 from service.runtime import Runtime
 from service.settings import to_toml
 
@@ -42,12 +41,13 @@ _WHOLE = "waypost.v1."
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as its operation sees it. Times of `perf_counter`; no deadline is None."""
+    """One call as its operation sees it. Times of `perf_counter`; no deadline is None; `peer` as gRPC names it."""
 
     runtime: Runtime
     principal: Principal
     started: float
     deadline: float | None
+    peer: str = ""
 
 
 def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
@@ -60,10 +60,7 @@ def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
 
 async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
     """Router.Decide."""
-    request = incoming.to_request(message, _catalogue(call))
-    call.principal.check_scope(request.scope)
-    decision = await call.runtime.decider.decide(request, call.started, call.deadline)
-    return outgoing.from_decision(decision, explain=request.explain)
+    return await _decide(_request(message, call), call)
 
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
@@ -74,7 +71,9 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
         nonlocal room
         async with gate:
             try:
-                response: Any = await decide(request, call)
+                # Nobody waits in a batch: it might be for an answer that only comes after the whole batch.
+                one_ = _request(request, call)
+                response: Any = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
                 # A thousand of the largest answers are gigabytes: what does not fit is let go at once.
                 if (size := response.ByteSize()) > room:
                     raise TooLarge(call.runtime.settings.server.max_message_mib)
@@ -112,17 +111,26 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         source_tags=incoming.to_tags(message.source_tags),
         ttl=incoming.to_ttl(message),
         answer_wrong=message.answer_wrong,
+        cost_usd=message.usage.cost_usd,
         equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
-    done = await report(
-        decision,
-        message.fill_token,
-        what,
-        runtime.decider.answers,
-        runtime.encoder,
-        runtime.settings.cache,
-        runtime.lessons,
-    )
+    try:
+        done = await report(
+            decision,
+            message.fill_token,
+            what,
+            runtime.decider.answers,
+            runtime.encoder,
+            runtime.settings.cache.of(decision.request.scope),
+            runtime.lessons,
+        )
+    except StoreError:
+        runtime.decider.flights.failed(decision.id)
+        raise
+    if done.entry_id:
+        runtime.decider.flights.stored(decision.prompt.key, done.private_to)
+    else:
+        runtime.decider.flights.failed(decision.id)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
@@ -149,13 +157,17 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     """Cache.Put."""
     request, answer, chunks = incoming.to_put(message)
     call.principal.check_scope(request.scope)
-    decider, settings = call.runtime.decider, call.runtime.settings.cache
+    request = request._replace(private_to=_private_to(call, request.scope))
+    decider, settings = call.runtime.decider, call.runtime.settings.cache.of(request.scope)
     if not settings.enabled:
         raise PreconditionFailed("CACHE_DISABLED", "cache.enabled", "the cache is switched off: set cache.enabled")
     if large := oversize(answer, settings):
         raise InvalidRequest(("answer", large))
+    prompt = incoming.to_put_prompt(message, normalise(request))
+    model = _catalogue(call).resolve(message.model)
+    cost = _catalogue(call).get(model).cost_usd(prompt.input_tokens, tokens_of(len(answer))) if model else 0.0
     what = Report(
-        _catalogue(call).resolve(message.model) or message.model,
+        model or message.model,
         Outcome.OK,
         answer,
         chunks,
@@ -164,29 +176,36 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
         incoming.to_tags(message.source_tags),
         incoming.to_ttl(message),
         answer_wrong=False,
+        cost_usd=cost,
     )
-    prompt = normalise(request)
+    if refused := await refusal(request.context, prompt, what, settings):
+        raise InvalidRequest(refused)
     embedded = await decider.batcher.submit(prompt.text, _NO_SEARCH)
-    vector, truncated = _raw(embedded.vector), embedded.truncated
-    stored = to_answer(request.scope, prompt, what, call.runtime.encoder, vector, settings, truncated=truncated)
-    return cache_pb2.PutResponse(entry_id=stored.id, replaced=await decider.answers.put(stored))
+    vector, now = _raw(embedded.vector), decider.answers.clock.now()
+    answer_ = to_answer(
+        request, prompt, what, call.runtime.encoder, vector, settings, truncated=embedded.truncated, now=now
+    )
+    stored, replaced = await decider.answers.put(answer_)
+    decider.flights.stored(prompt.key, stored.private_to)
+    return cache_pb2.PutResponse(entry_id=stored.id, replaced=replaced)
 
 
 async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Message:
     """Cache.Invalidate."""
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
-    wanted = incoming.to_invalidation(message, _catalogue(call), time.time())
     answers = call.runtime.decider.answers
+    wanted = incoming.to_invalidation(message, _catalogue(call), answers.clock.now())
     near = None
     if wanted.radius is not None:
         embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), _NO_SEARCH)
         near = answers.view.near(scope, embedded.vector, wanted.radius[1])
     matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
-    found = list(dict.fromkeys(matching))
+    there = (answers.view.by_id(scope, entry_id) for entry_id in dict.fromkeys(matching))
+    found = [entry for entry in there if entry is not None]
     if not message.dry_run:
-        await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id) for entry_id in found])
-    return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=found[:_LISTED])
+        await answers.remove_entries(found)
+    return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=[entry.id for entry in found[:_LISTED]])
 
 
 async def list_answers(message: cache_pb2.ListAnswersRequest, call: Call) -> Message:
@@ -286,12 +305,14 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
         reviews_escalated=counts.reviews_escalated,
         accepts_judged=counts.accepts_judged,
         false_accepts=counts.false_accepts,
+        answer_bytes=view.size_of(scope) if message.scope else view.size,
     )
     if decider.accounts is not None:
         learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")
     if message.scope:
         response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(scope)))
     else:
+        response.memory_per_answer_bytes, response.evicted = view.memory_per_answer(), decider.answers.capacity.evicted
         response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
     return response
 
@@ -347,6 +368,25 @@ def waypost_version() -> str:
         return "unknown"
 
 
+def _request(message: router_pb2.DecideRequest, call: Call) -> Request:
+    """Return a request that this caller may make."""
+    private_to = _private_to(call, fields.scope_of(message.scope))
+    request = incoming.to_request(message, _catalogue(call), private_to, call.peer)
+    call.principal.check_scope(request.scope)
+    return request
+
+
+async def _decide(request: Request, call: Call) -> Message:
+    decision = await call.runtime.decider.decide(request, call.started, call.deadline)
+    return outgoing.from_decision(decision, explain=request.explain)
+
+
+def _private_to(call: Call, scope: str) -> str:
+    """Return whom alone an answer may be served to that this caller stores, "" for everyone in the scope."""
+    settings = call.runtime.settings
+    return writer(settings.auth, call.principal, scope) if settings.cache.of(scope).corroborate else ""
+
+
 def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
@@ -373,8 +413,17 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    changes = call.runtime.decider.answers.page(kind, scope, after)
-    rows = ((c.seq, outgoing.from_record(c.record)) for c in changes if c.record)
+    answers, viewer = call.runtime.decider.answers, _private_to(call, scope)
+
+    def may_see(record: Record) -> bool:
+        return call.principal.admin or not isinstance(record, Answer) or record.private_to in ("", viewer)
+
+    if isinstance(message, cache_pb2.ListAnswersRequest) and message.entry_ids:
+        changes = answers.these(scope, incoming.to_ids("entry_ids", message.entry_ids, fields.MAX_PAGE), after)
+    else:
+        changes = answers.page(kind, scope, after)
+    shown = ((c.seq, c.record) for c in changes if c.record and may_see(c.record))
+    rows = ((seq, outgoing.from_record(record, answers.capacity.uses)) for seq, record in shown)
     return await asyncio.to_thread(outgoing.page_of, rows, limit, _room(call))
 
 

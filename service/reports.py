@@ -3,21 +3,29 @@
 Checks what may be stored; storing itself is `service.answers`.
 """
 
+import asyncio
 import hmac
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from index.encoder import Encoder
 from index.records import Answer
 from index.store import Kind, RecordKey
-from index.text import content_digest
+from index.text import Context, content_digest
 from index.view import View
 from service.answers import Answers
+from service.cache.personal import kinds
+from service.cache.storable import entry_id, expiry, too_hot
 from service.errors import PreconditionFailed
 from service.lessons import Confirmed, Lessons
-from service.requests import LAPSED, Decision, Outcome, Prompt
+from service.policy.facts import category
+from service.requests import LAPSED, Decision, Outcome, Prompt, Request
 from service.settings import CacheSettings
+
+# Texts up to this length are looked through at once, in half a millisecond; longer ones on a thread.
+_AT_ONCE: Final = 4 << 10
 
 # How providers name a complete answer: OpenAI, Anthropic, Google, Cohere; "" is for callers that do not say.
 _COMPLETE = frozenset(
@@ -41,7 +49,11 @@ _MOST_WORDINGS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a caller says of one decision. `ttl` in seconds; `model` is an id of the catalogue."""
+    """What a caller says of one decision.
+
+    `ttl` in seconds; `model` is an id of the catalogue; `cost_usd` is what the answer cost, or may be taken to have;
+    `category` is the prompt's.
+    """
 
     model: str
     outcome: Outcome | None
@@ -52,16 +64,19 @@ class Report:
     source_tags: tuple[str, ...]
     ttl: float | None
     answer_wrong: bool
+    cost_usd: float = 0.0
+    category: str = ""
     equivalent: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What a report led to."""
+    """What a report led to; a stored answer is `private_to` a principal, or everyone's in its scope."""
 
     entry_id: str = ""
     not_stored_because: str = ""
     removed: int = 0
+    private_to: str = ""
 
 
 async def report(
@@ -95,40 +110,54 @@ async def report(
         removed = int(answers.view.by_id(wrong.scope, wrong.id) is not None)
         await answers.remove([RecordKey(Kind.ANSWER, wrong.scope, wrong.id)])
     elif what.answer_wrong:  # a reviewed answer, which may have been stored before anyone knew
-        scope, entry_id = decision.request.scope, decision.prompt.key[:16].hex()
-        entry = answers.view.by_id(scope, entry_id)
+        request = decision.request
+        entry = answers.view.exact(request.scope, decision.prompt.key, request.private_to)
         if entry is not None and entry.model == what.model:
             removed = 1
-            await answers.remove([RecordKey(Kind.ANSWER, scope, entry_id)])
+            await answers.remove([RecordKey(Kind.ANSWER, entry.scope, entry.id)])
     confirmed = lessons.hear(decision, what.answer, what.equivalent) if what.equivalent is not None else None
     if not fill_token:
         return Reported(removed=removed)
     _check_token(decision, fill_token)
-    refused = _refusal(what, settings)
-    if refused:
-        return Reported(not_stored_because=refused, removed=removed)
-    if what.equivalent is None:
-        confirmed = lessons.hear(decision, what.answer, None)
-    scope, prompt, truncated = decision.request.scope, decision.prompt, decision.truncated
-    answer = to_answer(scope, prompt, what, encoder, decision.vector, settings, truncated=truncated)
-    if confirmed is not None:
-        answer = _joined(answer, confirmed, what, answers.view)
-    decision.fill_token = ""  # used up before the write, so that a second report cannot slip in beside it
+    decision.fill_token = ""  # used up while this is under way, so that a second report cannot slip in beside it
     try:
-        await answers.put(answer)
-        if answer.wording_of and answers.view.by_id(scope, answer.id) is None:  # what it joined went meanwhile
-            answer = to_answer(scope, prompt, what, encoder, decision.vector, settings, truncated=truncated)
-            await answers.put(answer)
+        refused = _refusal(what, settings)
+        if not refused and (why := await refusal(decision.request.context, decision.prompt, what, settings)):
+            refused = ": ".join(why)
+        if refused:
+            decision.fill_token = fill_token
+            return Reported(not_stored_because=refused, removed=removed)
+        if what.equivalent is None:
+            confirmed = lessons.hear(decision, what.answer, None)
+        of_category = category(decision.voters) if settings.categories else ""
+        steps = decision.plan.steps if decision.plan is not None else ()
+        planned = (step.cost_usd for step in steps if step.model == what.model)
+        what = replace(what, cost_usd=what.cost_usd or next(planned, 0.0), category=of_category)
+        plain = to_answer(
+            decision.request,
+            decision.prompt,
+            what,
+            encoder,
+            decision.vector,
+            settings,
+            truncated=decision.truncated,
+            now=answers.clock.now(),
+        )
+        answer = _joined(plain, confirmed, what, answers.view) if confirmed is not None else plain
+        stored, _ = await answers.put(answer)
+        if answer.wording_of and answers.view.by_id(plain.scope, plain.id) is None:  # what it joined went meanwhile
+            stored, _ = await answers.put(plain)
     except BaseException:
         decision.fill_token = fill_token
         raise
-    return Reported(entry_id=answer.wording_of or answer.id, removed=removed)
+    return Reported(entry_id=stored.wording_of or stored.id, removed=removed, private_to=stored.private_to)
 
 
 def _joined(answer: Answer, confirmed: Confirmed, what: Report, view: View) -> Answer:
     """Return an answer as another wording of the one it is equivalent to, or, where it must stay, joined with it.
 
-    It stays where the two may lapse, or be invalidated, at other times, or where the other is gone.
+    It stays where the two may lapse, or be invalidated, at other times, where they are not for the same callers, or
+    where the other is gone.
     """
     entry = confirmed.entry
     said = view.by_id(entry.scope, entry.answer_id)
@@ -137,15 +166,40 @@ def _joined(answer: Answer, confirmed: Confirmed, what: Report, view: View) -> A
     if (
         not confirmed.sure
         or what.ttl is not None
+        or said.private_to != answer.private_to
         or not set(what.source_tags) <= set(said.source_tags)
         or len(view.wordings(said.scope, said.id)) >= _MOST_WORDINGS
     ):
         return replace(answer, meaning=said.meaning)
-    return replace(answer, content="", chunks=(), wording_of=said.id, meaning=b"")
+    size = len(answer.prompt.encode())
+    return replace(answer, content="", chunks=(), wording_of=said.id, meaning=b"", size=size)
+
+
+async def refusal(
+    context: Context | None, prompt: Prompt, what: Report, settings: CacheSettings
+) -> tuple[str, str] | None:
+    """Return the field because of which an answer may not be stored, and why, be it reported or put; None: it may.
+
+    Args:
+        context: what it depends on.
+        prompt: what it answers.
+        what: the answer.
+        settings: of its scope.
+    """
+    if context is not None and (hot := too_hot(context.sampling, settings)):
+        return "context.sampling", hot
+    if settings.personal_data == "store":
+        return None
+    for name, text in (("answer", what.answer), ("prompt", prompt.text)):
+        look = partial(kinds, text, settings.phone_regions, settings.public_contacts)
+        found = look() if len(text) <= _AT_ONCE else await asyncio.to_thread(look)
+        if found:
+            return name, f"carries personal data ({', '.join(found)}); see cache.personal_data"
+    return None
 
 
 def to_answer(
-    scope: str,
+    request: Request,
     prompt: Prompt,
     what: Report,
     encoder: Encoder,
@@ -153,37 +207,42 @@ def to_answer(
     settings: CacheSettings,
     *,
     truncated: bool,
+    now: float,
 ) -> Answer:
     """Return an answer ready to be stored.
 
     Args:
-        scope: whose it is.
+        request: whose it is.
         prompt: what it answers.
         what: the answer itself.
         encoder: of the vector.
         vector: of the prompt, float32 in bytes.
-        settings: for the time to live.
+        settings: of the scope, for the time to live.
         truncated: whether the vector speaks only for the prompt's beginning.
+        now: seconds since the epoch.
     """
-    now = time.time()
-    ttl = settings.ttl_s if what.ttl is None else what.ttl
+    semantic = prompt.turns <= settings.max_turns and not prompt.exact_only
+    size = len(prompt.text.encode()) + len(what.answer.encode()) * (2 if what.chunks else 1)
     return Answer(
-        id=prompt.key[:16].hex(),
-        scope=scope,
+        id=entry_id(prompt.key, request.private_to),
+        scope=request.scope,
         key=prompt.key,
         context=prompt.context,
         prompt=prompt.text,
         content=what.answer,
         model=what.model,
         encoder=encoder.digest,
-        # Conversations that may only be hit exactly need no vector: each has a context of its own anyway.
-        vector=vector if prompt.turns <= settings.max_turns else b"",
+        # What may only be hit exactly needs no vector.
+        vector=vector if semantic else b"",
         stored_at=now,
-        expires_at=now + ttl if ttl else 0.0,
+        expires_at=expiry(now, what.ttl, settings, what.category),
         chunks=what.chunks,
         content_type=what.content_type or "text/plain",
         source_tags=what.source_tags,
         truncated=truncated,
+        cost_usd=what.cost_usd,
+        size=size,
+        private_to=request.private_to,
         meaning=content_digest(what.answer),
     )
 

@@ -70,6 +70,11 @@ class Outcome(enum.Enum):
     CANCELLED = 5
 
 
+def tokens_of(characters: int) -> float:
+    """Return about how many tokens a text of so many characters is."""
+    return characters / _CHARACTERS_PER_TOKEN
+
+
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
     """How the cache takes part in one decision. Times in seconds."""
@@ -130,7 +135,7 @@ class Prompt:
     """A prompt ready to be looked up: its text is canonical.
 
     `context` and `key` are as in `Answer`; `turns` counts the user's turns; `size` is the length of all that a
-    model would read, in characters.
+    model would read, in characters; `exact_only` says why it is hit exactly or not at all, "" where that is not so.
     """
 
     text: str
@@ -138,16 +143,21 @@ class Prompt:
     context: bytes = EMPTY_CONTEXT
     turns: int = 1
     size: int = 0
+    exact_only: str = ""
 
     @property
     def input_tokens(self) -> float:
         """About how many tokens a model would read."""
-        return self.size / _CHARACTERS_PER_TOKEN
+        return tokens_of(self.size)
 
 
 # What is made for every decision, some of it by the dozen: a named tuple is made in a fifth of a dataclass's time.
 class Request(NamedTuple):
-    """One prompt to decide on; `role` says whose turn the text is: "user" or "tool"."""
+    """One prompt to decide on.
+
+    `role` says whose turn the text is: "user" or "tool". `private_to` is who asks, where what is stored for it is not
+    everyone's in the scope at once; `peer` is the connection it came by, as gRPC names it.
+    """
 
     scope: str
     text: str
@@ -160,6 +170,8 @@ class Request(NamedTuple):
     explain: bool = False
     request_id: str = ""
     role: str = "user"
+    private_to: str = ""
+    peer: str = ""
 
 
 class Estimate(NamedTuple):
@@ -261,12 +273,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A cached answer to serve; `p_correct` is not told for an exact hit."""
+    """A cached answer to serve; `p_correct` is not told for an exact hit; a `stale` one lapsed and is fetched anew."""
 
     answer: Answer
     exact: bool
     similarity: float
     p_correct: float | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +334,7 @@ class Timings:
     verify: float | None = None
     estimate: float | None = None
     choose: float | None = None
+    wait: float | None = None
 
 
 STAGES = (
@@ -331,6 +345,7 @@ STAGES = (
     "encode",
     "search",
     "verify",
+    "wait",
     "estimate",
     "choose",
 )

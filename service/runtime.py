@@ -32,6 +32,7 @@ from index.vectors import Vectors
 from index.view import View
 from service.answers import Answers
 from service.batcher import Batcher
+from service.cache.flights import Flights
 from service.cache.keeper import Keeper
 from service.cache.semantic import load_judge
 from service.decide import Decider
@@ -179,11 +180,12 @@ async def load(settings: Settings) -> Runtime:
         max_queue=settings.encoder.max_queue,
     )
     metrics = Metrics()
-    answers = Answers(store, view, settings.cache.max_answers)
+    answers = Answers(store, view, settings.cache)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
     keeper = Keeper(judge)
-    decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics)
+    flights = Flights(settings.decisions.keep)
+    decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics, flights)
     lessons = teaching(decider)
     tutor = await learn(decider, encoder.digest)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)
@@ -337,6 +339,14 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
         metrics.counter("waypost_journal_dropped", "Rows it could not take.", lambda: journal.dropped)
     if (learner := decider.learner) is not None:
         metrics.gauge("waypost_rated_reports", "Reports of quality that move estimates.", lambda: len(learner))
+    flights = decider.flights
+    metrics.gauge("waypost_waiting", "Callers that wait for another's answer.", lambda: flights.waiting)
+    metrics.counter("waypost_waits_answered", "Waits that ended with the answer.", lambda: flights.answered)
+    metrics.gauge("waypost_answer_bytes", "Texts of the cached answers.", lambda: view.size)
+    metrics.gauge(
+        "waypost_memory_per_answer_bytes", "Memory an answer takes on average.", lambda: answers.memory_per_answer
+    )
+    metrics.counter("waypost_evicted", "Answers that went to make room.", lambda: answers.capacity.evicted)
     metrics.gauge("waypost_live_references", "Live references.", lambda: view.live_references)
     metrics.gauge(
         "waypost_references",

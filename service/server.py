@@ -6,7 +6,6 @@ parsed here, so that what is no message at all is INVALID_ARGUMENT like any othe
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import signal
 import socket
@@ -28,6 +27,7 @@ from index.errors import WaypostError
 from service import operations
 from service.auth import ANYONE, authenticate
 from service.errors import InvalidRequest, NotReady, SettingsError, TooLarge, to_code, to_status
+from service.memory import give_back
 from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings, socket_path
 
@@ -98,7 +98,8 @@ class Edge:
                     principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
                 left = cast("float | None", context.time_remaining())  # the stubs do not know of calls without one
                 deadline = None if left is None else started + left
-                return _sent(await operation(message, operations.Call(runtime, principal, started, deadline)), most_mib)
+                call = operations.Call(runtime, principal, started, deadline, context.peer())
+                return _sent(await operation(message, call), most_mib)
             except WaypostError as error:
                 code, status = to_code(error), to_status(error)
                 self._failed(name, code.name)
@@ -173,6 +174,8 @@ async def serve(
         await watch.enter_graceful_shutdown()
         await asyncio.sleep(_NOTICE_S)
     finally:
+        if runtime is not None:
+            runtime.decider.flights.close()  # who waits for another's answer would hold up the end
         await _drain(server, edge, settings.server.drain_s)
         edge.runtime = None
         if runtime is not None:
@@ -188,8 +191,7 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries than glibc do without
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
 async def _drain(server: grpc.aio.Server, edge: Edge, drain_s: float) -> None:

@@ -26,6 +26,7 @@ from service.policy_settings import PolicySettings
 DEFAULT_ENCODER: Final = Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _MAX_SCOPES: Final = 10_000
 
 
@@ -109,10 +110,33 @@ class ScopeSettings(_Table):
 
     error_budget: Share | None = None
     """As `cache.error_budget`."""
+    threshold: Share | None = None
+    """As `cache.threshold`."""
+    ttl_s: NotNegative | None = None
+    """As `cache.ttl_s`."""
+    stale_s: NotNegative | None = None
+    """As `cache.stale_s`."""
+    max_answers: Annotated[int, Field(ge=1)] | None = None
+    """As `cache.max_answers`."""
+    max_mib: Annotated[int, Field(ge=16)] | None = None
+    """As `cache.max_mib`."""
+    max_temperature: NotNegative | None = None
+    """As `cache.max_temperature`."""
+    personal_data: Literal["refuse", "store"] | None = None
+    """As `cache.personal_data`: `store` where the scope is one user's."""
+    corroborate: bool | None = None
+    """As `cache.corroborate`."""
+
+
+class CategorySettings(_Table):
+    """What is different for prompts of one category, which is that of the references nearest to them."""
+
+    ttl_s: NotNegative = 7 * 86_400.0
+    """How long their answers stay valid, if that is shorter than what holds for the scope."""
 
 
 class CacheSettings(_Table):
-    """Which cached answers may be served."""
+    """Which cached answers may be stored and served."""
 
     enabled: bool = True
     """Without it every request is routed and nothing is stored."""
@@ -126,16 +150,34 @@ class CacheSettings(_Table):
     """The least cosine for a semantic hit, whatever its probability, where the budget is 1. Belongs to one encoder."""
     max_turns: Annotated[int, Field(ge=1, le=1_000)] = 1
     """Conversations with more user turns are only hit exactly."""
-    ttl_s: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 7 * 86_400.0
+    ttl_s: NotNegative = 7 * 86_400.0
     """How long an answer stays valid unless the caller says; 0: for ever."""
+    ttl_jitter: Share = 0.1
+    """Up to this share is taken off `ttl_s`, at random, so that what came together does not lapse together."""
+    stale_s: NotNegative = 0.0
+    """How long after it lapsed an answer is still served while one caller fetches it anew; 0: not at all."""
     max_answers: Annotated[int, Field(ge=1)] = 100_000
-    """Answers kept for one scope; above it the oldest go."""
+    """Answers kept for one scope; above it those go that are worth least."""
+    max_mib: Annotated[int, Field(ge=16)] = 4_096
+    """Prompts and answers kept for one scope, in MiB; above it those go that are worth least."""
     max_answer_kib: Annotated[int, Field(ge=1, le=4_096)] = 1_024
     """The largest answer stored."""
+    max_temperature: NotNegative = 1.0
+    """Answers sampled at a higher temperature (in `context.sampling`) are not stored."""
+    personal_data: Literal["refuse", "store"] = "refuse"
+    """Whether prompts and answers with e-mail addresses, phone, card and account numbers or secret keys are stored."""
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("US", "GB", "DE", "FR")
+    """Countries whose phone numbers are known without a country code, as two letters; numbers with one always are."""
+    public_contacts: tuple[str, ...] = ()
+    """What is no personal data though it looks like it: your own addresses and numbers, as they are written."""
+    corroborate: bool = True
+    """Serve an answer to other tokens of its scope only after one of them, too, was told the same by a model."""
     lease_s: Positive = 600.0
     """How long a fill token is good for."""
     scopes: Mapping[str, ScopeSettings] = Field(default_factory=dict)
     """By name or pattern (`user:*`); of several that match the name itself counts, else the longest."""
+    categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
+    """By category of the references."""
     _of: LRUCache[str, "CacheSettings"] = PrivateAttr(default_factory=lambda: LRUCache(_MAX_SCOPES))
 
     def of(self, scope: str) -> "CacheSettings":

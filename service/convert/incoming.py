@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from waypost.v1 import cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.catalogue import Catalogue
 from index.records import Message, Reference
+from index.text import answer_key
 from index.view import Entry
 from service.convert.fields import (
     DEFAULT_PAGE,
@@ -33,13 +34,16 @@ from service.requests import (
     NO_CACHE_OPTIONS,
     NO_ROUTE_OPTIONS,
     Decision,
+    Prompt,
     Request,
 )
 from service.routing.review import Given
 
 
-def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Request:
-    """Return a request to decide on, or raise InvalidRequest."""
+def to_request(
+    message: router_pb2.DecideRequest, catalogue: Catalogue, private_to: str = "", peer: str = ""
+) -> Request:
+    """Return a request to decide on, or raise InvalidRequest; `private_to` and `peer` are as in `Request`."""
     has = message.HasField
     text, history = to_prompt(message.prompt, message.messages)
     attributes = NO_ATTRIBUTES
@@ -61,6 +65,8 @@ def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue) -> Reque
         explain=message.explain,
         request_id=sized("request_id", message.request_id, 256),
         role=message.messages[-1].role if message.messages else "user",
+        private_to=private_to,
+        peer=peer,
     )
 
 
@@ -106,6 +112,28 @@ def to_put(message: cache_pb2.PutRequest) -> tuple[Request, str, tuple[str, ...]
     context = to_context(message.context) if message.HasField("context") else None
     role = message.messages[-1].role if message.messages else "user"
     return Request(scope_of(message.scope), text, history, context, role=role), answer, chunks
+
+
+def to_put_prompt(message: cache_pb2.PutRequest, prompt: Prompt) -> Prompt:
+    """Return the prompt of a Put as it was listed once: with the context's fingerprint, and whether it is hit exactly.
+
+    Args:
+        message: the request.
+        prompt: made of its texts.
+    """
+    if message.exact_only and not prompt.exact_only:
+        prompt = replace(prompt, exact_only="asked_for")
+    if not message.context_fingerprint:
+        return prompt
+    if message.HasField("context") or len(message.messages) > 1:
+        raise InvalidRequest(("context_fingerprint", "stands for the context and earlier turns: give one or the other"))
+    try:
+        context = bytes.fromhex(message.context_fingerprint)
+    except ValueError:
+        context = b""
+    if len(context) != len(prompt.context):
+        raise InvalidRequest(("context_fingerprint", "not one of this service's: take it from a listed answer"))
+    return replace(prompt, context=context, key=answer_key(scope_of(message.scope), context, prompt.text))
 
 
 def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decision: Decision) -> str:

@@ -1,7 +1,7 @@
 """Responses, from the service's own values to messages."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -104,6 +104,7 @@ def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bo
         out.p_correct = hit.p_correct
     out.stored_at.CopyFrom(timestamp(answer.stored_at))
     out.matched_prompt = answer.prompt
+    out.stale = hit.stale
 
 
 def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
@@ -204,13 +205,13 @@ def best_model(reference: Reference) -> str:
     return min(reference.scores, key=lambda name: (-reference.scores[name], name))
 
 
-def from_record(record: Record) -> ProtoMessage:
-    """Return a stored record as its list shows it."""
-    return from_answer(record) if isinstance(record, Answer) else from_reference(record.reference)
+def from_record(record: Record, uses: Callable[[Answer], int]) -> ProtoMessage:
+    """Return a stored record as its list shows it; `uses` tells how often an answer was used."""
+    return from_answer(record, uses(record)) if isinstance(record, Answer) else from_reference(record.reference)
 
 
-def from_answer(answer: Answer) -> cache_pb2.StoredAnswer:
-    """Return an answer as the list shows it."""
+def from_answer(answer: Answer, uses: int) -> cache_pb2.StoredAnswer:
+    """Return an answer as the list shows it, with how often it was used."""
     message = cache_pb2.StoredAnswer(
         entry_id=answer.id,
         prompt=answer.prompt,
@@ -221,6 +222,13 @@ def from_answer(answer: Answer) -> cache_pb2.StoredAnswer:
         stored_at=timestamp(answer.stored_at),
         context_fingerprint=answer.context.hex(),
         truncated=answer.truncated,
+        key=answer.key.hex(),
+        size=answer.size,
+        cost_usd=answer.cost_usd,
+        uses=uses,
+        private_to=answer.private_to,
+        exact_only=answer.truncated or not answer.vector,
+        chunk_bytes=[len(chunk.encode()) for chunk in answer.chunks],
     )
     if answer.expires_at:
         message.expires_at.CopyFrom(timestamp(answer.expires_at))

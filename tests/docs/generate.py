@@ -33,10 +33,16 @@ wrong (standard error says what, and what to do), or 2 where the command line it
 
 
 def commands() -> list[str]:
-    """Return the names of all commands, in the order of the help; "" is `waypost` itself."""
-    group = typer.main.get_command(app)
+    """Return the names of all commands, in the order of the help; "" is `waypost` itself, groups come before theirs."""
+    found = [""]
+    for name, command in _commands_of(typer.main.get_command(app)).items():
+        found += [name, *(f"{name} {one}" for one in _commands_of(command))]
+    return found
+
+
+def _commands_of(group: object) -> Mapping[str, object]:
     names: Mapping[str, object] = getattr(group, "commands", {})
-    return ["", *names]
+    return names
 
 
 @cache
@@ -130,8 +136,9 @@ def _settings() -> Iterator[tuple[str, str, str, str, str]]:
 
 def _row(name: str, schema: Mapping[str, Any], missing: str) -> tuple[str, str, str, str, str]:
     environment = f"`WAYPOST_{name.upper().replace('.', '__')}`"
-    if name.count(".") > 1 and schema.get("type") == "array":
-        environment = "only with the whole table, as JSON, in `WAYPOST_AUTH__TOKENS`"
+    if name.startswith("cache.scopes.") or (name.count(".") > 1 and schema.get("type") == "array"):
+        table = name.partition(".NAME")[0].upper().replace(".", "__")
+        environment = f"only with the whole table, as JSON, in `WAYPOST_{table}`"
     default = f"`{_toml(schema['default'])}`" if "default" in schema else missing
     if schema.get("default", "") is None:
         default = "absent"

@@ -51,6 +51,9 @@ def test_a_documented_command_line_is_one_that_the_command_takes(block: Block, l
         return
     known = getattr(group, "commands", {})
     assert words[0] in known, f"{block}: no such command"
+    if hasattr(known[words[0]], "commands") and len(words) > 1 and not words[1].startswith("-"):
+        known, words = known[words[0]].commands, words[1:]
+        assert words[0] in known, f"{block}: no such command"
     if words[-1] in {"--help", "-h"}:
         return
     try:

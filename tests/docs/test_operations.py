@@ -82,7 +82,8 @@ def test_every_exported_series_is_documented_and_no_other(server: Server) -> Non
 
 
 def flat(tables: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    return {f"{table}.{key}": value for table, pairs in tables.items() for key, value in pairs.items() if pairs}
+    every = ((f"{table}.{key}", value) for table, pairs in tables.items() for key, value in pairs.items())
+    return {name: value for name, value in every if value != {}}
 
 
 def use_everything(server: Server) -> None:

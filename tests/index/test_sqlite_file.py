@@ -16,7 +16,9 @@ import pytest
 
 from index import sqlite_file, sqlite_schema
 from index.errors import StoreDamagedError, StoreError
+from index.records import Answer
 from index.sqlite_store import SqliteStore
+from index.store import Kind
 from tests.index.sqlite import answer, fill, here
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,7 @@ def test_the_lock_ends_with_the_process_that_holds_it(path: Path) -> None:
 import sys
 from pathlib import Path
 from index.sqlite_store import SqliteStore
+from index.store import Kind
 store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()
@@ -232,6 +235,23 @@ def test_an_older_store_takes_the_steps_it_is_missing(path: Path, monkeypatch: p
         assert here(store, "0002")
         assert sqlite_schema.version_of(store._writer) == len(steps)
         assert store._writer.execute("SELECT colour FROM answer LIMIT 1").fetchone() == (None,)
+
+
+def test_answers_of_the_first_version_get_their_size_and_are_everyone_s(path: Path) -> None:
+    fill(path, 0)
+    with closing(sqlite3.connect(path)) as old:
+        for column in ("meaning", "wording_of", "cost_usd", "size", "private_to"):
+            old.execute(f"ALTER TABLE answer DROP COLUMN {column}")
+        facts = "'s', 'i', x'01', x'02', 'm', 'e', 1.0, 0.0, 'text/plain', '[]', 0, x'', 'é'"
+        old.execute(f"INSERT INTO answer VALUES (1, {facts})")  # noqa: S608
+        old.execute("INSERT INTO answer_content VALUES (1, 'three', '[\"th\", \"ree\"]')")
+        old.execute("UPDATE counter SET seq = 1")
+        old.execute("PRAGMA user_version = 1")
+        old.commit()
+    with closing(SqliteStore(path)) as store:
+        (found,) = store.get(Kind.ANSWER, "s", ["i"]).values()
+        assert isinstance(found, Answer)
+        assert (found.size, found.cost_usd, found.private_to) == (2 + 5 + 5, 0.0, "")
 
 
 def test_a_step_that_fails_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from service import operations
 from service.answers import Answers
 from service.auth import ANYONE, Principal
 from service.batcher import Batcher
+from service.cache.flights import Flights
 from service.cache.keeper import Keeper
 from service.cache.semantic import load_judge
 from service.decide import Decider
@@ -167,10 +168,11 @@ async def running(
         encoder, search, workers=queue.workers, batch_tokens=queue.batch_tokens, max_queue=queue.max_queue
     )
     generation = load_generation(current_generation(root), encoder.digest)
-    answers = Answers(store, view, settings.cache.max_answers)
+    answers = Answers(store, view, settings.cache)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
-    decider = Decider(settings, generation, answers, batcher, judge, Keeper(judge, coin), log, Metrics())
+    flights = Flights(settings.decisions.keep)
+    decider = Decider(settings, generation, answers, batcher, judge, Keeper(judge, coin), log, Metrics(), flights)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), decider.metrics.registry)
     tutor = await learn(decider, encoder.digest)
     runtime = Runtime(settings, encoder, decider, teaching(decider), time.time(), tutor)

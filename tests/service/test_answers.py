@@ -18,6 +18,7 @@ from index.store import Kind, MemoryStore, Record, RecordKey
 from index.text import EMPTY_CONTEXT, answer_key
 from index.view import View
 from service.answers import Answers
+from service.settings import CacheSettings
 from tests.e2e.history import History
 from tests.service.kit import Service, running
 
@@ -68,7 +69,7 @@ def key(name: str, scope: str = "a") -> RecordKey:
 async def opened(store: MemoryStore, max_answers: int = 1_000) -> AsyncIterator[Answers]:
     view = View("e", 8)
     view.load(store)
-    answers = Answers(store, view, max_answers)
+    answers = Answers(store, view, CacheSettings(max_answers=max_answers))
     try:
         yield answers
     finally:
@@ -95,7 +96,7 @@ async def test_nothing_is_visible_before_it_is_stored_and_all_is_when_it_is_ackn
         await until_begun(store)
         assert answers.view.by_id("a", "x") is None
         store.gate.set()
-        assert await put is False
+        assert (await put)[1] is False
         assert fetched(answers, "x") == "content"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from waypost.v1 import cache_pb2, types_pb2
 
+from benchmarks.isolation import probe
 from index.encoder import HashEncoder
 from index.records import Answer
 from index.store import Change, key_of
@@ -170,3 +171,10 @@ async def test_an_answer_to_one_conversation_is_served_in_no_other(tmp_path: Pat
         await service.call("Cache.Put", cache_pb2.PutRequest(answer="mine", **one))
         served = [(await service.decide(**asked)).answer.content for asked in CONVERSATIONS]
         assert served == ["mine" if asked is one else "" for asked in CONVERSATIONS]
+
+
+def test_nothing_is_found_by_anybody_it_is_not_for_under_eviction_swaps_and_restarts(tmp_path: Path) -> None:
+    done = probe(60_000, 3, tmp_path)
+    assert done.leaks == []
+    assert done.counts["found"] > 40_000
+    assert min(done.counts[what] for what in ("evicted", "restarts", "swaps", "invalidations", "corroborated")) > 0

@@ -308,6 +308,9 @@ class GetStatsResponse(_message.Message):
     ACCEPTS_JUDGED_FIELD_NUMBER: _builtins.int
     FALSE_ACCEPTS_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_PER_ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTED_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     """Decisions made."""
     exact_hits: _builtins.int
@@ -346,6 +349,12 @@ class GetStatsResponse(_message.Message):
     """Accepted answers of which a report told how good they were."""
     false_accepts: _builtins.int
     """Of those, wrong: quality below a half, or answer_wrong."""
+    answer_bytes: _builtins.int
+    """Bytes of the prompts and answers that are cached."""
+    memory_per_answer_bytes: _builtins.int
+    """About how many bytes of memory a cached answer takes, beyond its texts. Only without a scope."""
+    evicted: _builtins.int
+    """Answers that went to make room. Only without a scope."""
     @_builtins.property
     def plans_by_model(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Plans by the model of their first step."""
@@ -393,10 +402,13 @@ class GetStatsResponse(_message.Message):
         accepts_judged: _builtins.int = ...,
         false_accepts: _builtins.int = ...,
         budgets: _abc.Iterable[Global___BudgetStats] | None = ...,
+        answer_bytes: _builtins.int = ...,
+        memory_per_answer_bytes: _builtins.int = ...,
+        evicted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_judged", b"accepts_judged", "answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "budgets", b"budgets", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "exact_hits", b"exact_hits", "false_accepts", b"false_accepts", "generation_references", b"generation_references", "live_references", b"live_references", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "reviews", b"reviews", "reviews_escalated", b"reviews_escalated", "semantic_hits", b"semantic_hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_judged", b"accepts_judged", "answer_bytes", b"answer_bytes", "answers", b"answers", "answers_reported_wrong", b"answers_reported_wrong", "arms", b"arms", "baseline_cost_usd", b"baseline_cost_usd", "baseline_model", b"baseline_model", "budgets", b"budgets", "cost_usd", b"cost_usd", "decisions", b"decisions", "degraded", b"degraded", "escalations", b"escalations", "evicted", b"evicted", "exact_hits", b"exact_hits", "false_accepts", b"false_accepts", "generation_references", b"generation_references", "live_references", b"live_references", "memory_per_answer_bytes", b"memory_per_answer_bytes", "models", b"models", "plans_by_model", b"plans_by_model", "queue_length", b"queue_length", "refused", b"refused", "reported_cost_usd", b"reported_cost_usd", "reports_by_outcome", b"reports_by_outcome", "reviews", b"reviews", "reviews_escalated", b"reviews_escalated", "semantic_hits", b"semantic_hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,8 @@ class PutRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SOURCE_TAGS_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    CONTEXT_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    EXACT_ONLY_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """As in DecideRequest."""
     prompt: _builtins.str
@@ -47,6 +49,10 @@ class PutRequest(_message.Message):
     """What the answer is. Empty: "text/plain". At most 256 bytes."""
     model: _builtins.str
     """The model that gave it. At most 256 bytes."""
+    context_fingerprint: _builtins.str
+    """In place of `context` and the turns before the last: their fingerprint in hex, from a listed answer."""
+    exact_only: _builtins.bool
+    """The answer is only ever hit exactly."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """As in DecideRequest."""
@@ -80,10 +86,12 @@ class PutRequest(_message.Message):
         model: _builtins.str = ...,
         source_tags: _abc.Iterable[_builtins.str] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        context_fingerprint: _builtins.str = ...,
+        exact_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chunks", b"chunks", "content_type", b"content_type", "context", b"context", "messages", b"messages", "model", b"model", "prompt", b"prompt", "scope", b"scope", "source_tags", b"source_tags", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chunks", b"chunks", "content_type", b"content_type", "context", b"context", "context_fingerprint", b"context_fingerprint", "exact_only", b"exact_only", "messages", b"messages", "model", b"model", "prompt", b"prompt", "scope", b"scope", "source_tags", b"source_tags", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,22 +244,28 @@ class ListAnswersRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ENTRY_IDS_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """As in DecideRequest."""
     page_size: _builtins.int
     """1 to 1,000; 0 means 100. A page also ends at 8 MiB."""
     page_token: _builtins.str
     """From the previous page. Empty: the first."""
+    @_builtins.property
+    def entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these. At most 1,000."""
+
     def __init__(
         self,
         *,
         scope: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        entry_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_ids", b"entry_ids", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,6 +315,13 @@ class StoredAnswer(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     CONTEXT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    PRIVATE_TO_FIELD_NUMBER: _builtins.int
+    EXACT_ONLY_FIELD_NUMBER: _builtins.int
+    CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """Names the entry."""
     prompt: _builtins.str
@@ -315,6 +336,18 @@ class StoredAnswer(_message.Message):
     """Hex fingerprint of the context it is valid in."""
     truncated: _builtins.bool
     """The prompt was longer than the encoder's window: it is only hit exactly."""
+    key: _builtins.str
+    """Hex of what an exact hit matches: scope, context and canonical prompt."""
+    size: _builtins.int
+    """Bytes of its prompt and answer."""
+    cost_usd: _builtins.float
+    """What a hit saves, in USD, as it was reported or expected."""
+    uses: _builtins.int
+    """How often it was fetched or served since the service started."""
+    private_to: _builtins.str
+    """The token whose caller stored it, while it is served to no other. Empty: it is served to all of the scope."""
+    exact_only: _builtins.bool
+    """It is only hit exactly: because it was truncated, or its prompt means nothing by itself."""
     @_builtins.property
     def source_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it was made from."""
@@ -326,6 +359,10 @@ class StoredAnswer(_message.Message):
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it lapses. Absent: never."""
+
+    @_builtins.property
+    def chunk_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bytes of each of the pieces in which it was streamed, where it was stored so."""
 
     def __init__(
         self,
@@ -340,10 +377,17 @@ class StoredAnswer(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         context_fingerprint: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        key: _builtins.str = ...,
+        size: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+        uses: _builtins.int = ...,
+        private_to: _builtins.str = ...,
+        exact_only: _builtins.bool = ...,
+        chunk_bytes: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_type", b"content_type", "context_fingerprint", b"context_fingerprint", "entry_id", b"entry_id", "expires_at", b"expires_at", "model", b"model", "prompt", b"prompt", "source_tags", b"source_tags", "stored_at", b"stored_at", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "content", b"content", "content_type", b"content_type", "context_fingerprint", b"context_fingerprint", "cost_usd", b"cost_usd", "entry_id", b"entry_id", "exact_only", b"exact_only", "expires_at", b"expires_at", "key", b"key", "model", b"model", "private_to", b"private_to", "prompt", b"prompt", "size", b"size", "source_tags", b"source_tags", "stored_at", b"stored_at", "truncated", b"truncated", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -347,7 +347,9 @@ class CacheControl(_message.Message):
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait for another caller's answer to the same prompt. Absent: do not wait. At most 60 s."""
+        """How long to wait for the answer that another caller is already fetching, to this prompt or to one that means the
+        same. Absent: do not wait. At most 60 s.
+        """
 
     def __init__(
         self,
@@ -470,6 +472,7 @@ class CachedAnswer(_message.Message):
     P_CORRECT_FIELD_NUMBER: _builtins.int
     STORED_AT_FIELD_NUMBER: _builtins.int
     MATCHED_PROMPT_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """Names the entry, for Invalidate and in logs."""
     content: _builtins.str
@@ -486,6 +489,8 @@ class CachedAnswer(_message.Message):
     """Probability that the answer is right for this prompt, 0 to 1. Absent: not estimated."""
     matched_prompt: _builtins.str
     """The prompt it was stored for."""
+    stale: _builtins.bool
+    """It has lapsed, and is served because another caller is fetching it anew."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The answer in the pieces in which it was streamed, where it was stored so."""
@@ -507,10 +512,11 @@ class CachedAnswer(_message.Message):
         p_correct: _builtins.float | None = ...,
         stored_at: _timestamp_pb2.Timestamp | None = ...,
         matched_prompt: _builtins.str = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_p_correct", b"_p_correct", "p_correct", b"p_correct", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_correct", b"_p_correct", "chunks", b"chunks", "content", b"content", "content_type", b"content_type", "entry_id", b"entry_id", "match", b"match", "matched_prompt", b"matched_prompt", "model", b"model", "p_correct", b"p_correct", "similarity", b"similarity", "stored_at", b"stored_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_correct", b"_p_correct", "chunks", b"chunks", "content", b"content", "content_type", b"content_type", "entry_id", b"entry_id", "match", b"match", "matched_prompt", b"matched_prompt", "model", b"model", "p_correct", b"p_correct", "similarity", b"similarity", "stale", b"stale", "stored_at", b"stored_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_correct: _TypeAlias = _typing.Literal["p_correct"]  # noqa: Y015
     _WhichOneofArgType__p_correct: _TypeAlias = _typing.Literal["_p_correct", b"_p_correct"]  # noqa: Y015
@@ -672,6 +678,7 @@ class Timings(_message.Message):
     VERIFY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     CHOOSE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
         """All of it, from the request's arrival to the response."""
@@ -712,6 +719,10 @@ class Timings(_message.Message):
     def choose(self) -> _duration_pb2.Duration:
         """Limits, choice and plan."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """Waiting for the answer that another caller was fetching."""
+
     def __init__(
         self,
         *,
@@ -725,10 +736,11 @@ class Timings(_message.Message):
         verify: _duration_pb2.Duration | None = ...,
         estimate: _duration_pb2.Duration | None = ...,
         choose: _duration_pb2.Duration | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "choose", b"choose", "encode", b"encode", "estimate", b"estimate", "exact", b"exact", "normalise", b"normalise", "queue", b"queue", "search", b"search", "total", b"total", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "choose", b"choose", "encode", b"encode", "estimate", b"estimate", "exact", b"exact", "normalise", b"normalise", "queue", b"queue", "search", b"search", "total", b"total", "verify", b"verify", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "choose", b"choose", "encode", b"encode", "estimate", b"estimate", "exact", b"exact", "normalise", b"normalise", "queue", b"queue", "search", b"search", "total", b"total", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "choose", b"choose", "encode", b"encode", "estimate", b"estimate", "exact", b"exact", "normalise", b"normalise", "queue", b"queue", "search", b"search", "total", b"total", "verify", b"verify", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,62 @@
+"""Prompts that mean nothing without what was said before: "make it shorter", "and in French?", "why?".
+
+Two such prompts may be the same to the letter and ask for different things, and be near each other in every embedding.
+They are hit exactly or not at all, and nobody else's prompt is answered from theirs. Only what begins and ends like one
+counts, in a few words: a prompt that names its own subject is left alone. English, German, French and Spanish.
+"""
+
+import re
+
+_LONGEST = 80  # characters; a longer prompt says what it is about
+
+_OBJECT = (
+    r"(?:it|this|that|them|these|those|the\s(?:above|answer|text|reply|response|result|list|code|last\s(?:one|part)))"
+)
+_AGAIN = r"(?:please|pls|thanks|thank\syou|again|now|then|instead|too|as\swell|a\sbit|a\slittle|once\smore)"
+_LANGUAGE = (
+    r"(?:english|french|german|spanish|italian|portuguese|dutch|polish|russian|chinese|japanese|korean|arabic|hindi)"
+)
+_REFERS = re.compile(
+    rf"""
+    (?:(?:and|but|so|ok(?:ay)?|now|no|yes|hmm|well|then|can\ you|could\ you|would\ you|will\ you|please|pls)[\s,]+)*
+    (?:
+        # make it shorter; translate this to French; explain that again; rewrite the above in two sentences
+        (?:make|keep|turn|translate|rewrite|rephrase|reword|shorten|expand|simplify|summari[sz]e|explain|elaborate\ on
+           |fix|redo|repeat|continue|format|put|write|say|do|try|change|improve|show|send|give)
+        \s+(?:me\s+)?{_OBJECT}
+        (?:\s+(?:in(?:to)?|to|as|for|with|without|more|less|much|even|again|sound|shorter|longer|simpler|clearer|better
+           |formal|polite|friendlier|bold|up|out|down|over|step|like|using|a|an|the|two|three|one|five|ten|few(?:er)?)
+           (?:\s+\S+){{0,5}})?
+        (?:\s+[\w-]+er)?
+        # shorter; in French; and in two sentences
+        |(?:much\s+)?(?:shorter|longer|simpler|briefer|more\s+(?:formal|detail(?:s|ed)?|polite|examples?)
+           |less\s+(?:formal|technical))
+        |in\s+{_LANGUAGE}
+        |(?:and|now|but|same|what\ about|how\ about)\s+(?:it\s+)?in\s+[\w-]+(?:\s+[\w-]+)?
+        # what about the second one; how about tomorrow
+        |(?:and\s+)?(?:what|how)\ about\s+(?:
+           (?:the\s+)?(?:first|second|third|fourth|last|next|other|previous)(?:\s+ones?)?
+           |it|this|that|them|those|these|him|her|me|us|then|now|tomorrow|yesterday|today)
+        # why; how so; go on; continue; more; the second one; tell me more; another one
+        |why(?:\s+not|\s+so|\s+is\s+(?:that|this|it))?|how\s+(?:so|come)|go\s+on|continue|more|(?:tell|show|give)\s+me\s+(?:some\s+)?more
+           (?:\s+(?:examples|details|of\s(?:it|them|that|those)))?
+        |(?:and\s+)?then(?:\s+what)?|what\s+(?:else|next|now)|such\s+as|for\s+example|like\s+what|are\s+you\s+sure|really
+        |(?:(?:the|that|this)\s+)?(?:first|second|third|fourth|last|next|other|previous)(?:\s+ones?)
+        |(?:try|do)(?:\s+it)?\s+again|again|once\s+more|another(?:\s+one)?|one\s+more|next|yes|no|sure|ok(?:ay)?
+        |what\s+do(?:es)?\s+(?:you|that|this|it)\s+mean(?:\s+by\s+(?:that|this|it))?
+    )
+    (?:[\s,]+{_AGAIN})*
+    |(?:mach|mache|übersetz|übersetze|kürze|erklär|erkläre)\s+(?:das|es|dies)(?:\s+\S+){{0,4}}
+    |(?:und\s+)?(?:auf|in)\s+(?:deutsch|englisch|französisch|spanisch|italienisch)|kürzer|weiter|nochmal|warum
+    |(?:fais|fais-le|traduis|raccourcis|explique)(?:-le|-la|\s+(?:le|la|ça|cela))(?:\s+\S+){{0,4}}
+    |(?:et\s+)?en\s+(?:français|anglais|allemand|espagnol|italien)|plus\s+court|continue|pourquoi|encore
+    |(?:hazlo|tradúcelo|acórtalo|explícalo)(?:\s+\S+){{0,4}}
+    |(?:y\s+)?en\s+(?:español|inglés|francés|alemán|italiano)|más\s+corto|sigue|por\s+qué|otra\s+vez
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def refers_back(text: str) -> bool:
+    """Return whether a canonical prompt can only be understood by what was said before it."""
+    return len(text) <= _LONGEST and _REFERS.fullmatch(text.strip(" \t.,;:!?…¿¡\"'")) is not None

@@ -1,0 +1,74 @@
+"""Whether an answer may be stored, for how long, and for whom: everything that is asked before it is.
+
+Pure but for the jitter of lifetimes. Called when an answer is reported or put; what carries personal data is found in
+`service.cache.personal`.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterable
+
+from index.records import Answer
+from index.text import digest
+from service.settings import CacheSettings
+
+_TEMPERATURE = re.compile(r"temperature[\"']?\s*[=:]\s*[\"']?([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
+
+
+def temperature(sampling: str) -> float | None:
+    """Return the temperature that sampling settings name ("temperature=0.7", or JSON), None where they name none."""
+    try:
+        settings = json.loads(sampling)
+    except ValueError:
+        settings = None
+    if isinstance(settings, dict):
+        tables = (settings, *(value for value in settings.values() if isinstance(value, dict)))
+        for value in (table["temperature"] for table in tables if "temperature" in table):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                continue
+        return None
+    found = _TEMPERATURE.search(sampling)
+    return float(found[1]) if found else None
+
+
+def too_hot(sampling: str, settings: CacheSettings) -> str:
+    """Return why an answer sampled so is not stored, "" where it may be."""
+    found = temperature(sampling) if sampling else None
+    if found is None or found <= settings.max_temperature:
+        return ""
+    return f"temperature {found:g} is above cache.max_temperature ({settings.max_temperature:g})"
+
+
+def expiry(now: float, ttl: float | None, settings: CacheSettings, prompt_category: str) -> float:
+    """Return when an answer lapses, in seconds since the epoch; 0: never.
+
+    Args:
+        now: seconds since the epoch.
+        ttl: what the caller said, in seconds: it is kept to the second. None: the settings' holds, less some jitter.
+        settings: of the scope.
+        prompt_category: "" for none.
+    """
+    if ttl is not None:
+        return now + ttl
+    ttl = settings.ttl_s
+    if prompt_category in settings.categories:
+        shorter = settings.categories[prompt_category].ttl_s
+        ttl = min(ttl, shorter) if ttl and shorter else ttl or shorter
+    return now + ttl * (1 - settings.ttl_jitter * random.random()) if ttl else 0.0  # noqa: S311 - no secret
+
+
+def entry_id(key: bytes, private_to: str) -> str:
+    """Return the id of the answer to a key: one for all of the scope, and one for each principal's own."""
+    return (digest((key, private_to), 16) if private_to else key[:16]).hex()
+
+
+def agreeing(answer: Answer, others: Iterable[Answer]) -> list[Answer]:
+    """Return those answers to the same prompt that say the same, letter case and white space aside.
+
+    Not those that mean the same: whoever wants to slip something into a shared answer would keep the rest of it.
+    """
+    said = answer.content.casefold().split()
+    return [other for other in others if other.content.casefold().split() == said]

@@ -1,0 +1,154 @@
+"""The commands that look after the cached answers of a running service. Part of `service.cli`, which takes them in."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli_shared import seconds_of
+
+app = typer.Typer(name="cache", help="Look after the cached answers of a running service.", no_args_is_help=True)
+
+Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
+Scope = Annotated[str, typer.Option(help="Tenant or application.")]
+Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for each call.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_LOCAL = "127.0.0.1:50051"
+
+
+@app.command("list")
+def list_(
+    address: Address = _LOCAL,
+    scope: Scope = "",
+    limit: Annotated[int, typer.Option(min=1, help="The most answers.")] = 1_000,
+    as_json: AsJson = False,
+    token: Token = "",
+    timeout: Timeout = 60.0,
+) -> None:
+    """List answers, oldest first: when they were stored and lapse, how often they were used, and what a use saves."""
+    from service import client, client_cache
+
+    with client_cache.Answers(address, scope, token, timeout) as answers:
+        for number, answer in enumerate(answers.list()):
+            if number == limit:
+                typer.secho(f"there are more: --limit {2 * limit} shows them", fg="yellow", err=True)
+                return
+            typer.echo(client.to_json(answer).replace("\n", "") if as_json else client_cache.to_line(answer))
+
+
+@app.command()
+def show(
+    entry: Annotated[str, typer.Argument(help="Its id: `list` and decisions show it.")],
+    address: Address = _LOCAL,
+    scope: Scope = "",
+    as_json: AsJson = False,
+    token: Token = "",
+    timeout: Timeout = 60.0,
+) -> None:
+    """Show one answer in full: its keys, its record, its prompt and its text."""
+    from service import client, client_cache
+
+    with client_cache.Answers(address, scope, token, timeout) as answers:
+        answer = answers.get(entry)
+    typer.echo(client.to_json(answer) if as_json else client_cache.to_text(answer))
+
+
+@app.command()
+def invalidate(
+    entry: Annotated[list[str] | None, typer.Option("--entry", help="These entries; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="With any of these source tags; repeatable.")] = None,
+    model: Annotated[str, typer.Option(help="Of this model.")] = "",
+    older_than: Annotated[str, typer.Option(help="Stored at least so long ago: 90m, 36h, 7d, 2w.")] = "",
+    near: Annotated[str, typer.Option(help="With a prompt near this text; see --within.")] = "",
+    within: Annotated[float, typer.Option(help="The least cosine that is near.")] = 0.9,
+    every: Annotated[bool, typer.Option("--all", help="All of the scope.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only counted.")] = False,
+    address: Address = _LOCAL,
+    scope: Scope = "",
+    token: Token = "",
+    timeout: Timeout = 60.0,
+) -> None:
+    """Remove answers: those that meet all conditions that are given. Without --yes nothing is removed yet."""
+    from service import client_cache
+
+    with client_cache.Answers(address, scope, token, timeout) as answers:
+        found = answers.invalidate(
+            entries=entry or (),
+            tags=tag or (),
+            model=model,
+            older_than=seconds_of(older_than, "--older-than") if older_than else None,
+            near=(near, within) if near else None,
+            every=every,
+            dry_run=not yes,
+        )
+    if yes:
+        typer.echo(f"{found.removed} answers removed")
+        return
+    for entry_id in found.entry_ids:
+        typer.echo(entry_id)
+    typer.echo(f"{found.removed} answers would be removed: add --yes", err=True)
+
+
+@app.command("export")
+def export(
+    output: Annotated[Path, typer.Argument(help="JSON lines to write, or - for standard output.")],
+    address: Address = _LOCAL,
+    scope: Scope = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    token: Token = "",
+    timeout: Timeout = 60.0,
+) -> None:
+    """Write all answers of a scope as JSON lines, which `import` takes, into another scope or service as well.
+
+    Left out is what is served to one token only: whoever imports it would make it everyone's.
+    """
+    from service import client_cache
+
+    to_stdout = str(output) == "-"
+    written = private = 0
+    file = sys.stdout if to_stdout else output.open("w" if overwrite else "x", encoding="utf-8")
+    with client_cache.Answers(address, scope, token, timeout) as answers:
+        for answer in answers.list():
+            if answer.private_to:
+                private += 1
+                continue
+            file.write(json.dumps(client_cache.to_row(answer), ensure_ascii=False) + "\n")
+            written += 1
+    if not to_stdout:
+        file.close()
+    typer.echo(f"{written} answers written" + (f", {private} private ones left out" if private else ""), err=True)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="What `export` wrote, or - for standard input.")],
+    address: Address = _LOCAL,
+    scope: Scope = "",
+    skip: Annotated[bool, typer.Option("--skip", help="Go on after a line that is wrong or refused.")] = False,
+    token: Token = "",
+    timeout: Timeout = 60.0,
+) -> None:
+    """Store the answers of an export; what has lapsed since is left out. They count as stored now."""
+    from index.errors import InputError
+    from service import client_cache
+    from service.client import CallError
+
+    stored = replaced = lapsed = wrong = 0
+    file = sys.stdin if str(source) == "-" else source.open(encoding="utf-8")
+    with file, client_cache.Answers(address, scope, token, timeout) as answers:
+        for number, line in enumerate(file, 1):
+            try:
+                took = answers.put(client_cache.read(line), time.time())
+            except (ValueError, CallError) as error:
+                if not skip or "UNAVAILABLE" in str(error):
+                    raise InputError(f"{source}:{number}: {error}; {stored} answers were stored before it") from error
+                typer.secho(f"skipped: {source}:{number}: {error}", fg="yellow", err=True)
+                wrong += 1
+                continue
+            stored, replaced, lapsed = stored + (took is not None), replaced + bool(took), lapsed + (took is None)
+    left_out = f", {lapsed} had lapsed" * bool(lapsed) + f", {wrong} were skipped" * bool(wrong)
+    typer.echo(f"{stored} answers stored, {replaced} in place of others{left_out}")

@@ -1,0 +1,179 @@
+"""Where several tokens share a scope, an answer stays its writer's own until a model told another one the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from waypost.v1 import cache_pb2, router_pb2, types_pb2
+
+from index.store import MemoryStore
+from service.auth import Principal, writer
+from service.settings import AuthSettings, TokenSettings
+from tests.service.kit import Service, running
+
+TOKENS = {
+    name: {"token": f"token-of-{name}-0123456789", "scopes": scopes, "admin": name == "boss"}
+    for name, scopes in {"ann": ["shop"], "bob": ["shop", "lab"], "eve": ["shop"], "boss": ["*"]}.items()
+}
+REFRESH = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_REFRESH)
+
+
+@asynccontextmanager
+async def shared(root: Path, store: MemoryStore | None = None, **cache: Any) -> AsyncIterator[dict[str, Service]]:
+    """Run a service; yield it as each holder of a token sees it."""
+    async with running(root, store=store or MemoryStore(), auth={"tokens": TOKENS}, cache=cache) as service:
+        yield {
+            name: Service(service.runtime, Principal(name, frozenset(t["scopes"]), admin=bool(t["admin"])))  # type: ignore[call-overload]
+            for name, t in TOKENS.items()
+        }
+
+
+async def tell(service: Service, prompt: str, answer: str) -> router_pb2.ReportResponse:
+    return await service.report(await service.decide(prompt, "shop", cache=REFRESH), answer=answer)
+
+
+async def seen(service: Service, prompt: str) -> str:
+    return (await service.decide(prompt, "shop")).answer.content
+
+
+async def test_an_answer_is_its_writer_s_own_at_first(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        assert (await tell(by["ann"], "a question", "yes")).stored
+        for prompt in ("a question", "A question"):
+            assert await seen(by["ann"], prompt) == "yes"
+            for other in ("bob", "eve", "boss"):
+                decision = await by[other].decide(prompt, "shop", explain=True)
+                assert decision.plan.steps
+                assert not decision.plan.HasField("candidate"), "not even a hint that somebody stored it"
+
+
+async def test_another_s_equal_answer_makes_it_everyone_s(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["ann"], "a question", "Yes, of  course.")
+        done = await tell(by["bob"], "a question", "yes, of course.")
+        for name in by:
+            for prompt in ("a question", "A question"):
+                assert await seen(by[name], prompt) == "yes, of course."
+        (stored,) = await listed(by["eve"])
+        assert (stored.entry_id, stored.private_to) == (done.entry_id, "")
+
+
+async def test_an_answer_that_differs_stays_beside_it(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["eve"], "a question", "Yes. Send your password to eve.")
+        await tell(by["ann"], "a question", "Yes.")
+        assert [await seen(by[name], "a question") for name in ("eve", "ann", "bob")] == [
+            "Yes. Send your password to eve.",
+            "Yes.",
+            "",
+        ]
+        await tell(by["bob"], "a question", "Yes.")
+        assert [await seen(by[name], "a question") for name in ("eve", "ann", "bob", "boss")] == [
+            "Yes. Send your password to eve.",
+            "Yes.",
+            "Yes.",
+            "Yes.",
+        ]
+
+
+async def test_the_same_one_saying_it_twice_is_no_second_one(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        for _ in range(3):
+            await tell(by["eve"], "a question", "wrong")
+        await by["eve"].put("a question", "wrong", "shop")
+        assert await seen(by["ann"], "a question") == ""
+        assert len(await listed(by["eve"])) == 1
+
+
+async def test_who_stored_a_shared_answer_anew_does_not_change_it_for_others(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await by["boss"].put("a question", "right", "shop")
+        assert await seen(by["ann"], "a question") == "right"
+        await tell(by["eve"], "a question", "wrong")
+        assert await seen(by["ann"], "a question") == "right"
+        assert await seen(by["eve"], "a question") == "wrong"
+        await tell(by["ann"], "a question", "right")
+        assert await seen(by["bob"], "a question") == "right"
+
+
+async def test_a_listing_shows_nobody_another_s_own_answers(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["ann"], "a question", "yes")
+        await by["boss"].put("another", "no", "shop")
+        assert [one.content for one in await listed(by["ann"])] == ["yes", "no"]
+        assert [one.content for one in await listed(by["eve"])] == ["no"]
+        assert [(one.content, one.private_to) for one in await listed(by["boss"])] == [("yes", "ann"), ("no", "")]
+        ids = [one.entry_id for one in await listed(by["boss"])]
+        assert [one.content for one in await listed(by["eve"], ids)] == ["no"]
+
+
+async def test_nobody_waits_for_an_answer_that_would_be_another_s_own(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await by["ann"].decide("a question", "shop")
+        waits = {"cache": types_pb2.CacheControl(wait=Duration(seconds=60))}
+        async with asyncio.timeout(30):
+            assert (await by["bob"].decide("a question", "shop", **waits)).plan.fill_token
+
+
+async def test_each_waits_for_its_own_kind_and_all_for_what_is_everyone_s(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        plans = {name: await by[name].decide("a question", "shop") for name in ("ann", "bob")}
+        waits = {"cache": types_pb2.CacheControl(wait=Duration(seconds=30))}
+        asked = {n: asyncio.ensure_future(by[n].decide("a question", "shop", **waits)) for n in ("ann", "bob")}
+        async with asyncio.timeout(30):
+            while by["ann"].runtime.decider.flights.waiting < 2:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.001)
+            await by["ann"].report(plans["ann"], answer="yes")
+            assert (await asked["ann"]).answer.content == "yes"
+            assert not asked["bob"].done()
+            await by["boss"].put("a question", "for all", "shop")
+            assert (await asked["bob"]).answer.content == "for all"
+
+
+async def test_it_stays_so_over_a_restart(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.close = lambda: None  # type: ignore[method-assign]
+    async with shared(tmp_path, store) as by:
+        await tell(by["ann"], "a question", "yes")
+    async with shared(tmp_path, store) as by:
+        assert await seen(by["ann"], "A question") == "yes"
+        assert await seen(by["bob"], "a question") == ""
+        await tell(by["bob"], "a question", "yes")
+        assert await seen(by["eve"], "a question") == "yes"
+
+
+async def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    async with shared(tmp_path, corroborate=False) as by:
+        await tell(by["ann"], "a question", "yes")
+        assert await seen(by["bob"], "a question") == "yes"
+
+
+async def test_what_is_removed_is_removed_for_everyone(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["ann"], "a question", "yes")
+        await tell(by["bob"], "another question", "no")
+        assert (await by["eve"].invalidate("shop", all=True)).removed == 2
+        assert [await seen(by[name], "a question") for name in by] == [""] * len(by)
+        view = by["ann"].runtime.decider.answers.view
+        assert (view.answers, view.size, view._scopes) == (0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "expected"),
+    [("ann", "shop", "ann"), ("bob", "shop", "bob"), ("bob", "lab", ""), ("boss", "shop", ""), ("boss", "lab", "")],
+)
+def test_a_scope_of_one_token_and_its_administrators_is_not_shared(name: str, scope: str, expected: str) -> None:
+    tokens = {holder: TokenSettings.model_validate(token) for holder, token in TOKENS.items()}
+    settings = AuthSettings(tokens=tokens)
+    principal = Principal(name, frozenset(tokens[name].scopes), tokens[name].admin)
+    assert writer(settings, principal, scope) == expected
+    assert writer(AuthSettings(), principal, scope) == ""
+
+
+async def listed(service: Service, ids: list[str] | None = None) -> list[cache_pb2.StoredAnswer]:
+    page = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest(scope="shop", entry_ids=ids or []))
+    return list(page.answers)
