@@ -283,9 +283,11 @@ class Decider:
             until = min(until, deadline - _margin(deadline - mark))
         near = not self._refusal(prompt, request, truncated=decision.truncated)
         came = await self.flights.join(decision, until, partial(self._alike, decision) if near else None)
-        if came is None:
+        now = self.answers.clock.now()
+        if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
+            decision.hit = self._exact(request, prompt, now)
             return
-        (key, similarity), now = came, self.answers.clock.now()
+        key, similarity = came
         if key == prompt.key:
             decision.hit = self._exact(request, prompt, now)
         elif (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
