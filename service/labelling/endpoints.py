@@ -162,6 +162,7 @@ class Caller:
         self._http = httpx2
         self._client = httpx2.AsyncClient(follow_redirects=False)
         self._gates = {id(one): asyncio.Semaphore(one.endpoint.concurrency) for one in endpoints}
+        self._refused: dict[int, str] = {}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -175,10 +176,15 @@ class Caller:
             EndpointRefused: none will come.
         """
         async with self._gates[id(priced)]:
+            if id(priced) in self._refused:  # while this one waited at the gate
+                raise EndpointRefused(self._refused[id(priced)])
             why = ""
             for attempt in range(_ATTEMPTS):
                 try:
                     return await self._once(priced, messages)
+                except EndpointRefused as error:
+                    self._refused[id(priced)] = str(error)
+                    raise
                 except _Later as later:
                     why = str(later)
                     wait = priced.endpoint.backoff_s * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - spreads
