@@ -115,8 +115,12 @@ class Generation:
     @cached_property
     def fallback(self) -> str:
         """The id of the model to use when nothing is known: the catalogue's, else the best over all references."""
-        best = int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))
-        return self.catalogue.fallback or self.catalogue.models[best].id
+        return self.catalogue.fallback or self.best
+
+    @cached_property
+    def best(self) -> str:
+        """The id of the model with the best mean score over all references."""
+        return self.catalogue.models[int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))].id
 
     def listed_costs(self, input_tokens: float, output_tokens: float) -> NDArray[np.float64]:
         """Return what a call of every model costs by the catalogue's prices, in USD: shape (models,)."""

@@ -1,8 +1,8 @@
 """The file of the SQLite store: held by one process, sound when opened, and its errors in words.
 
 Owns the lock beside the file, making a new file, refusing one that is damaged or not ours, how
-connections are set up, and what SQLite's errors mean. It knows nothing of records. Only
-`index/sqlite_store.py` calls it.
+connections are set up, and what SQLite's errors mean. It knows nothing of records. Called by
+`index/sqlite_store.py` and `index/sqlite_journal.py`.
 """
 
 import contextlib
@@ -44,6 +44,20 @@ _DISK_WOULD_NOT = frozenset(
         sqlite3.SQLITE_IOERR_SHMMAP,
     }
 )
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit what is done within, all or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite may have done so itself, for instance when the disk is full.
+        if connection.in_transaction:
+            connection.rollback()
+        raise
 
 
 class Lock:

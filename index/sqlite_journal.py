@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from index.errors import StoreDamagedError, StoreError
-from index.sqlite_file import Lock, connect, plain_errors
+from index.sqlite_file import Lock, connect, plain_errors, transaction
 
 # "WayJ" in the file's header.
 APPLICATION_ID: Final = 0x5761794A
@@ -149,13 +149,13 @@ class SqliteJournal:
             StoreFullError: the disk would not take them.
             StoreError: the file cannot be written.
         """
-        with self._writing, plain_errors(self._path), self._transaction() as connection:
+        with self._writing, plain_errors(self._path), transaction(self._writer) as connection:
             connection.executemany(_INSERT_DECISION, decisions)
             connection.executemany(_INSERT_REPORT, reports)
 
     def prune(self, before: float, max_bytes: int) -> int:
         """Forget decisions older than a time, and the oldest of all while the file holds too much; return how many."""
-        with self._writing, plain_errors(self._path), self._transaction() as connection:
+        with self._writing, plain_errors(self._path), transaction(self._writer) as connection:
             gone = connection.execute("DELETE FROM decision WHERE at < ?", (before,)).rowcount
             if self._bytes(connection) > max_bytes:
                 (count,) = connection.execute("SELECT count(*) FROM decision").fetchone()
@@ -212,7 +212,7 @@ class SqliteJournal:
 
     def forget(self, scope: str, source: str) -> int:
         """Take back what a source said of quality in a scope; return how many reports that were."""
-        with self._writing, plain_errors(self._path), self._transaction() as connection:
+        with self._writing, plain_errors(self._path), transaction(self._writer) as connection:
             return connection.execute(
                 "UPDATE report SET quality = NULL WHERE source = ? AND quality IS NOT NULL "
                 "AND decision IN (SELECT id FROM decision WHERE scope = ?)",
@@ -251,18 +251,6 @@ class SqliteJournal:
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
         return int((pages - free) * size)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._writer
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.rollback()
-            raise
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from index import sqlite_rows
 from index.errors import StoreError
 from index.records import Answer
-from index.sqlite_file import Lock, connect, damaged, open_file, plain_errors
+from index.sqlite_file import Lock, connect, damaged, open_file, plain_errors, transaction
 from index.store import (
     TOMBSTONES_KEPT,
     Change,
@@ -72,7 +72,8 @@ class SqliteStore:
         last = last_of_each(puts)
         try:
             with self._writing, plain_errors(self._path):
-                with self._transaction() as connection:
+                self._check_open()
+                with transaction(self._writer) as connection:
                     (seq,) = connection.execute("SELECT seq FROM counter").fetchone()
                     gone = _delete(connection, (key for key in deletes if key not in last))
                     _bury(connection, seq, gone)
@@ -144,20 +145,6 @@ class SqliteStore:
             (self._tombstones_kept,),
         )
         return _count_tombstones(connection)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._check_open()
-        connection = self._writer
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            # SQLite may have done so itself, for instance when the disk is full.
-            if connection.in_transaction:
-                connection.rollback()
-            raise
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -37,6 +37,10 @@ class Ask:
     own: Partition | None = None
 
 
+NO_SEARCH: Final = Ask(None, None, None)
+"""Only the vector is wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What was near: of the answers' partition, of the scope's live references, and of the generation.

@@ -24,13 +24,12 @@ from service.auth import Principal, writer
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
-from service.lookup import Ask
+from service.lookup import NO_SEARCH
 from service.reports import Report, oversize, refusal, report, to_answer
 from service.requests import Decision, Outcome, Request, tokens_of
 from service.runtime import Runtime
 from service.settings import to_toml
 
-_NO_SEARCH = Ask(None, None, None)
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
 _LISTED = 1_000
@@ -180,7 +179,7 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     )
     if refused := await refusal(request.context, prompt, what, settings):
         raise InvalidRequest(refused)
-    embedded = await decider.batcher.submit(prompt.text, _NO_SEARCH)
+    embedded = await decider.batcher.submit(prompt.text, NO_SEARCH)
     vector, now = _raw(embedded.vector), decider.answers.clock.now()
     answer_ = to_answer(
         request, prompt, what, call.runtime.encoder, vector, settings, truncated=embedded.truncated, now=now
@@ -198,7 +197,7 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     wanted = incoming.to_invalidation(message, _catalogue(call), answers.clock.now())
     near = None
     if wanted.radius is not None:
-        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), _NO_SEARCH)
+        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), NO_SEARCH)
         near = answers.view.near(scope, embedded.vector, wanted.radius[1])
     matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
     there = (answers.view.by_id(scope, entry_id) for entry_id in dict.fromkeys(matching))
@@ -227,7 +226,7 @@ async def upsert(message: references_pb2.UpsertRequest, call: Call) -> Message:
 
     async def embed(reference: Reference) -> LiveReference:
         async with gate:
-            embedded = await decider.batcher.submit(canonical(reference.prompt), _NO_SEARCH)
+            embedded = await decider.batcher.submit(canonical(reference.prompt), NO_SEARCH)
         return LiveReference(scope, reference, digest, _raw(embedded.vector))
 
     live = await asyncio.gather(*map(embed, references))

@@ -13,11 +13,10 @@ from index.acceptor import Acceptor
 from index.text import canonical
 from index.vectors import Vectors
 from service.decide import Decider
-from service.lookup import Ask
+from service.lookup import NO_SEARCH
 from service.requests import Decision, Reviewed
 from service.routing.review import Given, inspect, judge, learn
 
-_NO_SEARCH = Ask(None, None, None)
 # Longer texts are read on a thread: JSON and signs of so many characters take the event loop a millisecond.
 _LONG = 4_000
 _MARGIN_S = 0.005
@@ -78,7 +77,7 @@ async def _embedded(
     known, texts = np.frombuffer(decision.vector, "<f4"), [canonical(answer)]
     if len(known) * 2 != len(acceptor.head):  # decided without an embedding
         known, texts = known[:0], [decision.prompt.text, *texts]
-    waiting = [batcher.submit(text, _NO_SEARCH) for text in texts]
+    waiting = [batcher.submit(text, NO_SEARCH) for text in texts]
     try:
         found = await asyncio.wait_for(asyncio.gather(*waiting), left)
     except TimeoutError:

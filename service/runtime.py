@@ -44,7 +44,7 @@ from service.learning.online import Learner
 from service.learning.replay import replan
 from service.learning.tutor import Expect, Tutor
 from service.lessons import KIND, Lessons
-from service.lookup import Ask, search
+from service.lookup import NO_SEARCH, search
 from service.metrics import Metrics
 from service.policy.compiled import fit
 from service.policy.published import publish_policy
@@ -309,7 +309,7 @@ def teaching(decider: Decider) -> Lessons:
     """Return what lets a decider's cache learn from reports."""
 
     async def embed(text: str) -> Vectors:
-        return (await decider.batcher.submit(text, Ask(None, None, None))).vector
+        return (await decider.batcher.submit(text, NO_SEARCH)).vector
 
     return Lessons(decider.keeper, decider.answers, embed, decider.settings.cache)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
 from cachetools import LRUCache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
@@ -18,11 +17,10 @@ from index.catalogue import Catalogue
 from index.generation import Generation
 from index.records import Model
 from service.learning.journal import Rating
-from service.requests import Decision, Estimate, Outcome
+from service.requests import Decision, Estimate, Outcome, tokens_of
 
 _MAX_SCOPES: Final = 10_000
 _MAX_ARMS: Final = 1_000
-_CHARACTERS_PER_TOKEN: Final = 4.0
 _SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
 
 
@@ -65,10 +63,7 @@ def baseline_of(generation: Generation, configured: str) -> str:
     Raises:
         CatalogueError: the configured one is not in the catalogue.
     """
-    if configured:
-        return generation.catalogue.get(configured).id
-    means = np.nan_to_num(generation.mean_scores, nan=-1.0)
-    return generation.catalogue.models[int(means.argmax())].id
+    return generation.catalogue.get(configured).id if configured else generation.best
 
 
 class Accounts:
@@ -115,8 +110,7 @@ class Accounts:
         first = plan.steps[0] if plan is not None and plan.steps else None
         if hit is not None:
             baseline = self._model(catalogue)
-            written = len(hit.answer.content) / _CHARACTERS_PER_TOKEN
-            cost = baseline.cost_usd(decision.prompt.size / _CHARACTERS_PER_TOKEN, written)
+            cost = baseline.cost_usd(decision.prompt.input_tokens, tokens_of(len(hit.answer.content)))
         else:
             expected = self._expected(decision.estimates)
             cost = expected.cost_usd if expected is not None and first is not None else 0.0

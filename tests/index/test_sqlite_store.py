@@ -11,6 +11,7 @@ import pytest
 
 from index import sqlite_rows, sqlite_schema
 from index.errors import StoreDamagedError, StoreError, StoreFullError
+from index.sqlite_file import transaction
 from index.sqlite_store import SqliteStore
 from index.store import Kind, key_of
 from tests.index.sqlite import answer, fill, here
@@ -89,7 +90,7 @@ def test_a_reader_is_used_again_and_all_are_closed_at_the_end(path: Path) -> Non
 
 def test_reads_do_not_wait_for_a_write(store: SqliteStore) -> None:
     store.write([answer("a")])
-    with store._writing, store._transaction() as connection:
+    with store._writing, transaction(store._writer) as connection:
         connection.execute("DELETE FROM answer")
         assert here(store, "a")
         assert len(store.changes(0)) == 1
