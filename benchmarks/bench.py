@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks import prompts
 from benchmarks.process import ROOT, Finished, Service, Worker, finish, python, waypost
-from service.settings import DEFAULT_ENCODER
+from index import DEFAULT_ENCODER
 
 STARTER: Final = ROOT / "reference_prompts" / "starter"
 MODELS: Final = ROOT / "reference_prompts" / "models.toml"

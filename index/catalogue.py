@@ -32,25 +32,22 @@ class Catalogue:
     """The models that can be called. Names are ids or aliases; both are looked up alike.
 
     `fallback` is the id of the model to use when nothing is known, if the file names one. `text` is
-    the file as it was read, so that a generation can keep a copy.
+    the file as it was read, so that a generation can keep a copy. `ids` are the models', in the order of the file.
     """
 
     models: tuple[Model, ...]
     fallback: str | None = None
     text: str = field(default="", repr=False)
+    ids: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _names: Mapping[str, Model] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = {name: model for model in self.models for name in (model.id, *model.aliases)}
         object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "ids", tuple(model.id for model in self.models))
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of all models, in the order of the file."""
-        return tuple(model.id for model in self.models)
 
     def get(self, name: str) -> Model:
         """Return the model with this id or alias; raises CatalogueError if there is none."""

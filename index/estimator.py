@@ -10,10 +10,10 @@ Made at build time and kept in the generation. It searches nothing, embeds nothi
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ NEIGHBOURS: Final = 100
 """How many neighbours it was fitted for: 50 and 200 were no better where it was measured."""
 _PRIOR_ROWS: Final = np.float32(5)  # as many neighbours that say "as on average"
 _FAMILIAR_NEIGHBOURS: Final = 10
+_ONE_SIDED_95: Final = np.float32(1.645)
 # From here on a neighbour counts as the same prompt, at 1 as much as all else together. Between prompts of MMLU this
 # near, what the rest of the estimate leaves open correlates at .57, below at .28 and less.
 _SAME: Final = np.float32(0.98)
@@ -63,6 +64,19 @@ class Neighbours:
         return cls(similarities, found)
 
 
+class Expected(NamedTuple):
+    """A prediction for one prompt in plain numbers, a list with one for every model but for `familiarity`.
+
+    As in `Prediction`; `quality_low` is what the quality is above with a probability of 95 %.
+    """
+
+    quality: list[float]
+    quality_low: list[float]
+    gain_error: list[float]
+    cost: list[float]
+    familiarity: float
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What is expected of every model for some prompts.
@@ -79,10 +93,11 @@ class Prediction:
     cost: Floats
     familiarity: Floats
 
-    def one(self, row: int) -> "Prediction":
-        """Return the prediction for one of the prompts."""
-        at = slice(row, row + 1)
-        return Prediction(self.quality[at], self.error[at], self.gain_error[at], self.cost[at], self.familiarity[at])
+    def each(self) -> Iterator[Expected]:
+        """Yield what is expected for each of the prompts."""
+        low = np.maximum(self.quality - _ONE_SIDED_95 * self.error, 0)
+        columns = self.quality, low, self.gain_error, self.cost, self.familiarity
+        return map(Expected._make, zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

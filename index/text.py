@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from index.records import Message
 
@@ -48,12 +49,9 @@ def plain(text: str) -> str:
 
 def digest(parts: Iterable[str | bytes], size: int = 32) -> bytes:
     """Return a BLAKE2b digest of `size` bytes over parts, each with its length in front."""
-    state = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
-    return state.digest()
+    raw = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in parts]
+    lengths = (len(part).to_bytes(8, "little") for part in raw)
+    return hashlib.blake2b(b"".join(chain.from_iterable(zip(lengths, raw, strict=True))), digest_size=size).digest()
 
 
 def context_fingerprint(context: Context, history: Sequence[Message] = ()) -> bytes:

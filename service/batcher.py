@@ -69,7 +69,7 @@ class Batcher(Generic[Ask, Found]):
         search: Callable[[Sequence[Ask], Vectors], Sequence[Found]],
         *,
         workers: int = 2,
-        batch_tokens: int = 512,
+        batch_tokens: int = 320,
         max_queue: int = 1_024,
     ) -> None:
         self._encoder, self._search = encoder, search

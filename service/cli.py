@@ -104,12 +104,12 @@ def build_index(
     ] = None,
 ) -> None:
     """Build a generation of the index from labelled prompts, and make it the current one."""
+    from index import DEFAULT_ENCODER
     from index.build import build_index as build
     from index.catalogue import load_catalogue
     from index.encoder import OnnxEncoder
     from index.judged import read_judged
     from index.references import read_references, warnings
-    from service.settings import DEFAULT_ENCODER
 
     catalogue = load_catalogue(models)
     judged = read_judged(answers, catalogue) if answers else []

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from index.estimator import NEIGHBOURS, Neighbours, Prediction
+from index.estimator import NEIGHBOURS, Expected, Neighbours
 from index.generation import Generation
 from index.vectors import Ids, Partition, Vectors
 
@@ -45,14 +45,14 @@ NO_SEARCH: Final = Ask(None, None, None)
 class Found:
     """What was near: of the answers' partition, of the scope's live references, and of the generation.
 
-    `rows` and `similarities` (k,) are the generation's, nearest first; `prediction` is made from them.
+    `rows` and `similarities` (k,) are the generation's, nearest first; `expected` is predicted from them.
     """
 
     answers: Near
     live: Near
     rows: Ids
     similarities: Vectors
-    prediction: Prediction | None
+    expected: Expected | None
 
 
 _NO_ROWS: Final = np.empty(0, np.int64)
@@ -70,7 +70,7 @@ def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
     together: dict[tuple[int, int], list[int]] = {}
     for i, ask in enumerate(asks):
         together.setdefault((id(ask.generation), ask.base), []).append(i)
-    known: list[tuple[Ids, Vectors, Prediction | None]] = [(_NO_ROWS, _NO_SIMILARITIES, None)] * len(asks)
+    known: list[tuple[Ids, Vectors, Expected | None]] = [(_NO_ROWS, _NO_SIMILARITIES, None)] * len(asks)
     for places in together.values():
         if (generation := asks[places[0]].generation) is not None:
             for i, one in zip(places, _predict(generation, [asks[i] for i in places], vectors[places]), strict=True):
@@ -85,15 +85,12 @@ def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
     ]
 
 
-def _predict(
-    generation: Generation, asks: Sequence[Ask], vectors: Vectors
-) -> Iterator[tuple[Ids, Vectors, Prediction]]:
-    """Yield rows and cosines of each prompt's nearest references, and what they let one expect."""
+def _predict(generation: Generation, asks: Sequence[Ask], vectors: Vectors) -> Iterator[tuple[Ids, Vectors, Expected]]:
+    """Return rows and cosines of each prompt's nearest references, and what they let one expect."""
     similarities, rows = generation.partition.search(vectors, min(NEIGHBOURS, len(generation.references)))
     near = Neighbours.gather(rows, similarities, generation.scores)
     predicted = generation.estimator.predict(vectors, [ask.text for ask in asks], near, asks[0].base)
-    for i in range(len(asks)):
-        yield rows[i], similarities[i], predicted.one(i)
+    return zip(rows, similarities, predicted.each(), strict=True)
 
 
 def _answers(ask: Ask, query: Vectors) -> Near:

@@ -8,15 +8,15 @@ from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
-from cachetools import LRUCache
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from service.requests import STAGES, Decision
+from service.requests import STAGES, Decision, stage_times
 
 _MAX_SCOPES: Final = 10_000
 _SECONDS: Final = (
@@ -88,7 +88,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.total = ScopeCounts()
-        self._scopes: LRUCache[str, ScopeCounts] = LRUCache(_MAX_SCOPES)
+        # Of very many scopes the least recently used start anew.
+        self.scope: Callable[[str], ScopeCounts] = lru_cache(_MAX_SCOPES)(lambda _: ScopeCounts())
         self._stages = _Durations("waypost_stage_seconds", "Time in each stage of a decision.", "stage", STAGES)
         self._seconds = _Durations("waypost_decision_seconds", "Time of a whole decision.")
         self.registry.register(self._stages)
@@ -157,17 +158,6 @@ class Metrics:
 
         self.registry.register(Reading())
 
-    def scope(self, name: str) -> ScopeCounts:
-        """Return the counts of a scope; of very many scopes the least recently used start anew."""
-        counts = self._scopes.get(name)
-        if counts is None:
-            counts = self._scopes[name] = ScopeCounts()
-        return counts
-
-    def known(self, name: str) -> ScopeCounts:
-        """Return the counts of a scope without making room for it."""
-        return self._scopes.get(name) or ScopeCounts()
-
     def decided(self, decision: Decision) -> None:
         """Count a decision."""
         for counts in (self.total, self.scope(decision.request.scope)):
@@ -189,8 +179,7 @@ class Metrics:
         if decision.degraded:
             self._degraded.inc()
         self._seconds.observe(decision.timings.total)
-        for stage in STAGES:
-            seconds = getattr(decision.timings, stage)
+        for stage, seconds in zip(STAGES, stage_times(decision.timings), strict=True):
             if seconds is not None:
                 self._stages.observe(seconds, stage)
 

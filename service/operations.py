@@ -5,9 +5,9 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
@@ -38,8 +38,7 @@ _FRAMES = 128 << 10
 _WHOLE = "waypost.v1."
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call as its operation sees it. Times of `perf_counter`; no deadline is None; `peer` as gRPC names it."""
 
     runtime: Runtime
@@ -284,7 +283,7 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     if message.scope:
         scope = fields.scope_of(message.scope)
         call.principal.check_scope(scope)
-        counts, (answers, live) = metrics.known(scope), view.count(scope)
+        counts, (answers, live) = metrics.scope(scope), view.count(scope)
     else:
         call.principal.check_admin()
         counts, answers, live = metrics.total, view.answers, view.live_references

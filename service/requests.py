@@ -5,8 +5,9 @@
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -223,13 +224,13 @@ class Voters:
 
     def neighbours(self, most: int = NEIGHBOURS) -> tuple[Neighbour, ...]:
         """Return who voted, or the `most` nearest of them, nearest first: all weigh the same."""
-        order, similarities, known = self.order(), self.every_similarity(), len(self.rows)
+        order, known = self.order(), len(self.rows)
         weight = self.weight or 1 / max(len(order), 1)
+        near = order[:most]
+        similarities, rows = self.every_similarity()[near].tolist(), self.rows.tolist()
         return tuple(
-            Neighbour(
-                self.references[self.rows[i]] if i < known else self.live[i - known][1], float(similarities[i]), weight
-            )
-            for i in order[:most].tolist()
+            Neighbour(self.references[rows[i]] if i < known else self.live[i - known][1], similarity, weight)
+            for i, similarity in zip(near.tolist(), similarities, strict=True)
         )
 
 
@@ -349,6 +350,8 @@ STAGES = (
     "estimate",
     "choose",
 )
+stage_times: Final[Callable[[Timings], tuple[float | None, ...]]] = attrgetter(*STAGES)
+"""Returns the times of all stages, in their order."""
 
 
 @dataclass(slots=True)

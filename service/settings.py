@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
+from index import DEFAULT_ENCODER
 from service.errors import SettingsError
 from service.policy_settings import PolicySettings
 
-DEFAULT_ENCODER: Final = Path(__file__).resolve().parents[1] / "encoders" / "all-MiniLM-L6-v2"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -70,7 +70,7 @@ class EncoderSettings(_Table):
     """The folder with model.onnx, tokenizer.json and encoder.json."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Encoder runs at the same time, each on one thread: the number of cores."""
-    batch_tokens: Annotated[int, Field(ge=16, le=65_536)] = 512
+    batch_tokens: Annotated[int, Field(ge=16, le=65_536)] = 320
     """The most padded tokens in one run."""
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_024
     """Prompts that may wait; above it calls are refused with RESOURCE_EXHAUSTED."""

@@ -6,8 +6,9 @@ that a report names; for a cached answer by the catalogue's prices and the answe
 start. Called by the edge and the decider; decides nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from cachetools import LRUCache
@@ -77,7 +78,8 @@ class Accounts:
     def __init__(self, baseline: str, registry: CollectorRegistry) -> None:
         self.baseline = baseline
         self.total = Account()
-        self._scopes: LRUCache[str, Account] = LRUCache(_MAX_SCOPES)
+        # Of very many scopes the least recently used start anew.
+        self.scope: Callable[[str], Account] = lru_cache(_MAX_SCOPES)(lambda _: Account())
         self._arms: LRUCache[tuple[str, str], Account] = LRUCache(_MAX_ARMS)
         self._spent = Counter("waypost_reported_cost_usd", "USD reported as spent.", ["model"], registry=registry)
         self._quality = Summary("waypost_reported_quality", "Reported quality, 0 to 1.", ["model"], registry=registry)
@@ -95,10 +97,6 @@ class Accounts:
             "waypost_baseline_cost_usd", "USD that always calling the baseline would have cost.", registry=registry
         )
         baseline_cost.set_function(lambda: self.total.baseline_usd)
-
-    def scope(self, name: str) -> Account:
-        """Return a scope's account, an empty one where nothing is known of it."""
-        return self._scopes.get(name) or Account()
 
     def arms(self, scope: str) -> Iterator[tuple[str, Account]]:
         """Yield the experiment arms of a scope, or ("") of all scopes together."""
@@ -177,10 +175,7 @@ class Accounts:
     def _accounts(self, decision: Decision) -> Iterator[Account]:
         scope = decision.request.scope
         yield self.total
-        account = self._scopes.get(scope)
-        if account is None:
-            account = self._scopes[scope] = Account()
-        yield account
+        yield self.scope(scope)
         if (arm := decision.trace.arm) and not decision.trace.shadow:
             for key in (("", arm), (scope, arm)):
                 account = self._arms.get(key)

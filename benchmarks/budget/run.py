@@ -24,13 +24,14 @@ from waypost.v1 import admin_pb2, router_pb2, types_pb2
 from benchmarks.budget.rivals import Nearest, Outcome, best_fixed, gptcache, outcome, vcache
 from benchmarks.budget.streams import Stream, load
 from benchmarks.machine import machine
+from index import DEFAULT_ENCODER
 from index.build import build_index
 from index.catalogue import load_catalogue
 from index.encoder import OnnxEncoder, encode_texts
 from index.records import Reference
 from service import operations, runtime
 from service.auth import ANYONE
-from service.settings import DEFAULT_ENCODER, load_settings
+from service.settings import load_settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _REFERENCES: Final = [Reference("a", "add two numbers", "small"), Reference("b", "prove a theorem", "large")]

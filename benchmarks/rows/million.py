@@ -17,12 +17,13 @@ from benchmarks.process import Service
 from benchmarks.prompts import generate
 from benchmarks.rows.search import recall, spread
 from benchmarks.rows.text import ANSWER
+from index import DEFAULT_ENCODER
 from index.encoder import OnnxEncoder, encode_texts
 from index.records import Answer
 from index.sqlite_store import SqliteStore
 from index.text import EMPTY_CONTEXT, answer_key
 from index.vectors import Partition, Vectors
-from service.settings import DEFAULT_ENCODER, StoreSettings
+from service.settings import StoreSettings
 
 _EMBEDDED: Final = 5_000
 _SCOPES_AT_ONCE: Final = 10

@@ -15,7 +15,7 @@ from benchmarks.measure import Goal, Row, medians
 from benchmarks.process import Worker
 from benchmarks.prompts import generate, write
 from benchmarks.rows.hits import store
-from service.settings import DEFAULT_ENCODER
+from index import DEFAULT_ENCODER
 
 CALLERS: Final = 8
 _GOAL: Final = Goal(3.0, 6.0)

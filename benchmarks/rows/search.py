@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench
 from benchmarks.measure import Goal, Row, medians
 from benchmarks.prompts import generate
+from index import DEFAULT_ENCODER
 from index.encoder import OnnxEncoder, encode_texts
 from index.vectors import Partition, Vectors
-from service.settings import DEFAULT_ENCODER
 
 _K: Final = 10
 _QUERIES: Final = 500

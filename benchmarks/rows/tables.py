@@ -8,8 +8,8 @@ from benchmarks.load import Load, Seen
 from benchmarks.measure import Table
 from benchmarks.prompts import generate, write
 from benchmarks.rows.hits import store
+from index import DEFAULT_ENCODER
 from index.encoder import OnnxEncoder
-from service.settings import DEFAULT_ENCODER
 
 _CALLERS: Final = 64
 _LENGTHS: Final = (16, 64, 256)

@@ -21,6 +21,7 @@ from service.requests import (
     Judged,
     Reviewed,
     Timings,
+    stage_times,
 )
 
 _LATEST: Final = 253_402_300_799  # what a Timestamp may hold: the end of the year 9999
@@ -135,8 +136,7 @@ def _fill_plan(out: types_pb2.Plan, decision: Decision) -> None:
 def _fill_timings(out: types_pb2.Timings, timings: Timings) -> None:
     # Every stage is far below a second: only the nanos are set, which is half the cost of a Duration.
     out.total.seconds, out.total.nanos = int(timings.total), int(timings.total % 1 * 1e9)
-    for stage in STAGES:
-        seconds = getattr(timings, stage)
+    for stage, seconds in zip(STAGES, stage_times(timings), strict=True):
         if seconds is not None:
             message = getattr(out, stage)
             if seconds >= 1:

@@ -99,16 +99,16 @@ def rank(
     if not any(e.model == fallback for e in feasible):  # nothing to stay with, so no doubt about leaving it
         feasible = [e._replace(doubt=0.0) for e in feasible]
     worth = order(estimates, route)
-    ranked = Ranking(tuple(sorted(feasible, key=worth)), confidence, reason)
+    ranked = tuple(sorted(feasible, key=worth))
     if route.pin:
-        return replace(ranked, reason=Reason.PINNED, confidence=1.0)
-    if reason is not Reason.NEIGHBOURS:
-        if not bound:
-            return ranked
-        if any(e.model == fallback for e in feasible):
-            return ranked.led_by(fallback)
-        return replace(ranked, reason=Reason.CONSTRAINED)
-    return replace(ranked, reason=_why(ranked.models, estimates, route, worth))
+        return Ranking(ranked, 1.0, Reason.PINNED)
+    if reason is Reason.NEIGHBOURS:
+        return Ranking(ranked, confidence, _why(ranked, estimates, route, worth))
+    if not bound:
+        return Ranking(ranked, confidence, reason)
+    if any(e.model == fallback for e in feasible):
+        return Ranking(ranked, confidence, reason).led_by(fallback)
+    return Ranking(ranked, confidence, Reason.CONSTRAINED)
 
 
 def _why(models: Sequence[Estimate], estimates: Sequence[Estimate], route: RouteOptions, worth: _Worth) -> Reason:

@@ -8,19 +8,18 @@ over all references stand, and the plan will be the fallback.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from index.estimator import Neighbours, Prediction
+from index.estimator import Expected, Neighbours
 from index.generation import Generation, score_matrix
 from index.records import Reference
 from index.ridge import Floats
 from service.lookup import Found
 from service.requests import Estimate, Voters
 
-_ONE_SIDED_95: Final = 1.645
 # A prompt less like the references than 99 % of them are like each other is of another kind.
 _FAMILIAR: Final = 0.01
 
@@ -67,57 +66,48 @@ def estimate(
         evidence: how many standard errors a gain over the fallback has to exceed.
         min_similarity: of the nearest reference; further away the prompt is like none.
     """
-    prediction, voters = found.prediction, Voters(generation.references, found.rows, found.similarities)
-    if live and prediction is not None:
+    expected, voters = found.expected, Voters(generation.references, found.rows, found.similarities)
+    nearest = float(found.similarities[0]) if len(found.similarities) else -1.0
+    if live and expected is not None:
         voters = replace(voters, live=tuple(live))
-        prediction = _with_live(generation, voters, asked)
-    tokens = asked.input_tokens, asked.output_tokens
-    if prediction is None or _is_strange(prediction, voters, min_similarity):
-        return Estimated(_means(generation, *tokens), None, 0.0)
-    quality, gain_error = prediction.quality[0], prediction.gain_error[0]
-    low = np.maximum(quality - _ONE_SIDED_95 * prediction.error[0], 0)
-    cost = prediction.cost[0]
-    if (unknown := np.isnan(cost)).any():
-        cost = np.where(unknown, generation.listed_costs(*tokens), cost)
-    estimates = _estimates(generation, quality, low, cost, asked.output_tokens, evidence * gain_error)
-    return Estimated(estimates, voters, _confidence(quality, gain_error, asked.base))
+        expected = _with_live(generation, voters, asked)
+        nearest = max(nearest, *(similarity for similarity, _ in live))
+    if expected is None or nearest < min_similarity or expected.familiarity < _FAMILIAR:
+        means = np.nan_to_num(generation.mean_scores).tolist()
+        unsure = Expected(means, means, [0.0] * len(means), generation.mean_costs.tolist(), 0.0)
+        return Estimated(_estimates(generation, unsure, asked, evidence), None, 0.0)
+    estimates = _estimates(generation, expected, asked, evidence)
+    return Estimated(estimates, voters, _confidence(expected, asked.base))
 
 
-def _with_live(generation: Generation, voters: Voters, asked: Asked) -> Prediction:
+def _with_live(generation: Generation, voters: Voters, asked: Asked) -> Expected:
     """Return the prediction once more, with live references among the neighbours."""
     heard = score_matrix([reference for _, reference in voters.live], generation.catalogue)
     scores = np.concatenate((generation.scores[voters.rows], heard))
     order = voters.order()
     near = Neighbours(voters.every_similarity()[order][None], scores[order][None])
-    return generation.estimator.predict(asked.vector[None], [asked.text], near, asked.base)
+    return next(generation.estimator.predict(asked.vector[None], [asked.text], near, asked.base).each())
 
 
-def _is_strange(prediction: Prediction, voters: Voters, min_similarity: float) -> bool:
-    nearest = float(voters.every_similarity().max(initial=-1.0))
-    return nearest < min_similarity or bool(prediction.familiarity[0] < _FAMILIAR)
+def _estimates(generation: Generation, expected: Expected, asked: Asked, evidence: float) -> tuple[Estimate, ...]:
+    """Return what is expected in the catalogue's words. In plain numbers: arrays of a few models cost by the call."""
+    tokens, writes = asked.input_tokens, asked.output_tokens
+    models = generation.catalogue.models
+    quality, low, gain_error, cost, _ = expected
+    return tuple(
+        Estimate(
+            m.id, q, q_low, m.cost_usd(tokens, writes) if math.isnan(usd) else usd, m.latency_s(writes), evidence * e
+        )
+        for m, q, q_low, e, usd in zip(models, quality, low, gain_error, cost, strict=True)
+    )
 
 
-def _means(generation: Generation, input_tokens: float, output_tokens: int) -> tuple[Estimate, ...]:
-    quality = np.nan_to_num(generation.mean_scores)
-    listed = generation.listed_costs(input_tokens, output_tokens)
-    cost = np.where(np.isnan(generation.mean_costs), listed, generation.mean_costs)
-    return _estimates(generation, quality, quality, cost, output_tokens, np.zeros_like(quality))
-
-
-def _estimates(
-    generation: Generation, quality: Floats, low: Floats, cost: NDArray[np.float64], output_tokens: int, doubt: Floats
-) -> tuple[Estimate, ...]:
-    models = generation.catalogue
-    latencies = [model.latency_s(output_tokens) for model in models.models]
-    columns = (models.ids, quality.tolist(), low.tolist(), cost.tolist(), latencies, doubt.tolist())
-    return tuple(map(Estimate._make, zip(*columns, strict=True)))
-
-
-def _confidence(quality: Floats, gain_error: Floats, base: int) -> float:
+def _confidence(expected: Expected, base: int) -> float:
     """Return the probability that the best model is really better than the fallback, or it than the second best."""
+    quality = expected.quality
     if len(quality) == 1:
         return 1.0
-    first, second = np.argsort(-quality, kind="stable")[:2]
-    other = base if first != base else second
-    noise = gain_error[first] if first != base else gain_error[second]
-    return 0.5 * (1 + math.erf(float(quality[first] - quality[other]) / (max(float(noise), 1e-9) * math.sqrt(2))))
+    first, second = nlargest(2, range(len(quality)), key=quality.__getitem__)
+    other, leads = (second, second) if first == base else (base, first)
+    noise = max(expected.gain_error[leads], 1e-9)
+    return 0.5 * (1 + math.erf((quality[first] - quality[other]) / (noise * math.sqrt(2))))

@@ -273,8 +273,8 @@ def estimated(
     similarities = np.array([s for s, _ in near], np.float32)
     vector = HashEncoder().encode(HashEncoder().tokenise([FAR]))
     neighbours = Neighbours.gather(rows[None], similarities[None], generation.scores)
-    prediction = generation.estimator.predict(vector, [FAR], neighbours, BASE)
-    found = Found([], [], rows, similarities, prediction)
+    (expected,) = generation.estimator.predict(vector, [FAR], neighbours, BASE).each()
+    found = Found([], [], rows, similarities, expected)
     asked = Asked(FAR, vector[0], read, written, BASE)
     return estimate(generation, found, live, asked, evidence=evidence, min_similarity=0.25)
 
