@@ -908,11 +908,11 @@ class Usage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Tokens in. Not negative."""
+    """Tokens in. 0 to 1,000,000,000."""
     output_tokens: _builtins.int
-    """Tokens out. Not negative."""
+    """Tokens out. 0 to 1,000,000,000."""
     cost_usd: _builtins.float
-    """What the call cost in USD. Absent: not known. Not negative."""
+    """What the call cost in USD. Absent: not known. 0 to 1,000,000."""
     def __init__(
         self,
         *,
