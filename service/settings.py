@@ -224,7 +224,7 @@ class ReviewSettings(_Table):
     """How well reviews tell right answers from wrong ones where the index has no acceptor, as the area under the ROC
     curve: what plans assume of the scores that callers send. 0.5: not at all, so that no cascade is worth it."""
     ensemble: Annotated[int, Field(ge=2, le=9)] = 3
-    """How many models an ensemble calls."""
+    """How many models an ensemble calls at the most."""
 
     @property
     def separation(self) -> float:

@@ -24,6 +24,9 @@ _ONE_SIDED_95: Final = 1.645
 # A prompt less like the references than 99 % of them are like each other is of another kind.
 _FAMILIAR: Final = 0.01
 
+# What rounding leaves of no quality at all.
+_NOTHING: Final = 1e-6
+
 Live = Sequence[tuple[float, Reference]]
 
 
@@ -79,8 +82,18 @@ def estimate(
     cost = prediction.cost[0]
     if (unknown := np.isnan(cost)).any():
         cost = np.where(unknown, generation.listed_costs(*tokens), cost)
+    low, quality = _vouched(generation, low), _vouched(generation, quality)
     estimates = _estimates(generation, quality, low, cost, asked.output_tokens, evidence * gain_error)
     return Estimated(estimates, voters, _confidence(quality, gain_error, asked.base))
+
+
+def _vouched(generation: Generation, quality: Floats) -> Floats:
+    """Return qualities, more than 0 for models that some reference speaks for, and 0 for others without any.
+
+    The estimator leaves both anywhere within its rounding, but a plan goes on to the former only.
+    """
+    spoken_for = np.nan_to_num(generation.mean_scores) > 0
+    return np.where(spoken_for, np.maximum(quality, _NOTHING), np.where(quality > _NOTHING, quality, 0))
 
 
 def _with_live(generation: Generation, voters: Voters, asked: Asked) -> Prediction:

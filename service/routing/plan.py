@@ -16,6 +16,7 @@ from service.routing.cascade import CANDIDATES, CLOSE, Cascade, Team, best_of, c
 from service.routing.choose import Ranking, single
 
 _STEPS: Final = 3
+_HALF: Final = 0.5
 
 
 def shaped(ranking: Ranking, route: RouteOptions, team: Team) -> Plan:
@@ -102,7 +103,8 @@ def _ensemble(plan: Plan, feasible: Sequence[Estimate], route: RouteOptions, tea
     members, left = [plan.steps[0]], [e for e in feasible if e.model != plan.steps[0].model][: 2 * CANDIDATES]
     while left and len(members) < team.ensemble:
         room = limit - sum(e.cost_usd for e in members)
-        affordable = [e for e in left if e.cost_usd <= room and e.quality > 0]
+        # That a model is most likely wrong says nothing about which other answer is right: it would have no vote.
+        affordable = [e for e in left if e.cost_usd <= room and e.quality > _HALF]
         if not affordable:
             break
         chosen = max(affordable, key=lambda e: (_signal([*members, e], team), -e.cost_usd))
@@ -121,7 +123,7 @@ def _ensemble(plan: Plan, feasible: Sequence[Estimate], route: RouteOptions, tea
 
 def _signal(members: Sequence[Estimate], team: Team) -> float:
     quality = np.clip([e.quality for e in members], 0.02, 0.98)
-    weights, spread = np.log(quality / (1 - quality)), np.sqrt(quality * (1 - quality))
+    weights, spread = np.log(quality / (1 - quality)).clip(min=0.0), np.sqrt(quality * (1 - quality))
     at = [team.models.index(e.model) for e in members]
     noise = weights * spread
     agreement = team.agreement[np.ix_(at, at)].copy()

@@ -201,6 +201,13 @@ def test_an_ensemble_prefers_who_fails_elsewhere() -> None:
     assert {"m0", "m3"} < {step.model for step in plan.steps}
 
 
+@pytest.mark.parametrize("others", [(0.4, 0.3), (1e-6, 1e-6), (0.5, 0.0)])
+def test_who_is_most_likely_wrong_has_no_vote(others: tuple[float, float]) -> None:
+    found = estimates((0.9, 1.0), *((quality, 0.1) for quality in others))
+    plan = shaped(ranking(found), RouteOptions(shape=Shape.ENSEMBLE), team(1.0, 0.5))
+    assert (plan.shape, plan.together) == (Shape.SINGLE, 1)
+
+
 def test_two_cannot_outvote_each_other_so_reviews_decide() -> None:
     found = estimates((0.9, 1.0), (0.85, 1.0), (0.8, 1.0))
     plan = shaped(ranking(found), RouteOptions(shape=Shape.ENSEMBLE, max_cost_usd=2.5), team(1.0))
