@@ -58,6 +58,9 @@ def main() -> None:
     except WaypostError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+    except UnicodeError as error:
+        typer.secho(f"error: what was given is not UTF-8 text: {error}", fg="red", err=True)
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:

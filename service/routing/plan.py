@@ -31,15 +31,24 @@ def shaped(ranking: Ranking, route: RouteOptions, team: Team) -> Plan:
         The plan with its steps in order. Where the shape cannot do better than one model, the single plan; where no
         plan reaches `min_quality`, one without steps that says so.
     """
-    plan = single(ranking)
-    if not plan.steps or route.shape in {None, Shape.SINGLE}:
-        return plan
+    if not ranking.models or route.shape in {None, Shape.SINGLE}:
+        return single(ranking)
+    plan = single(ranking if route.shape is Shape.CASCADE else _good_enough(ranking, route.min_quality))
     if route.shape is Shape.ENSEMBLE:
         return _ensemble(plan, ranking.models, route, team)
     wanted = route.min_quality
     if wanted is None:  # where quality has a price, nothing is wanted but the best of both
         wanted = plan.steps[0].quality if route.willingness_to_pay is None or route.shape is not Shape.CASCADE else 0.0
     return (_cascade if route.shape is Shape.CASCADE else _speculative)(plan, ranking.models, route, team, wanted)
+
+
+def _good_enough(ranking: Ranking, wanted: float | None) -> Ranking:
+    """Return the ranking led by the first model of the wanted quality, or the nearest to it where there is none."""
+    if wanted is None or ranking.models[0].quality >= wanted - CLOSE:
+        return ranking
+    enough = (e for e in ranking.models if e.quality >= wanted - CLOSE)
+    first = next(enough, max(ranking.models, key=lambda e: e.quality))
+    return replace(ranking.led_by(first.model), reason=Reason.CONSTRAINED, siblings=())
 
 
 def describe(plan: Plan, asked: Shape | None) -> str:

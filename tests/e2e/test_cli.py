@@ -95,6 +95,15 @@ def test_what_the_service_refuses_is_said_and_no_traceback(server: Server) -> No
     assert "127.0.0.1:1: " in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
 
 
+def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) -> None:
+    command = [sys.executable, "-m", "service.cli", "decide", "--address", server.address]
+    for argument, given in ((b"caf\xe9", b""), (b"-", b"caf\xe9")):
+        found = subprocess.run([*command, argument], input=given, capture_output=True, cwd=ROOT, check=False)
+        assert found.returncode == 1
+        assert found.stderr.startswith(b"error: what was given is not UTF-8 text")
+        assert b"Traceback" not in found.stderr
+
+
 def test_a_token_may_come_from_the_environment(starter_index: Path, tmp_path: Path) -> None:
     token = "x" * 20
     with serving(starter_index, tmp_path, f"[auth.tokens.me]\ntoken = '{token}'\nscopes = ['default']\n") as server:
