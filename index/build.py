@@ -21,6 +21,7 @@ from index.fitting import fit
 from index.generation import (
     cost_matrix,
     current_generation,
+    make_folder,
     score_matrix,
     set_current,
     staging,
@@ -81,10 +82,12 @@ def build_index(
     Raises:
         ReferenceError_: there are no references.
         InputError: there are too few answers to learn from.
-        OSError: the folder cannot be written.
+        GenerationError: the folder cannot be made.
+        OSError: it cannot be written.
     """
     if not references:
         raise ReferenceError_("no references: at least one labelled prompt is needed to build an index")
+    make_folder(output)  # found out before anything is embedded
     texts = [canonical(reference.prompt) for reference in references]
     hashes = np.frombuffer(b"".join(content_hash(encoder.digest, t) for t in texts), np.uint8).reshape(-1, 16)
     previous = _previous(output, encoder.digest)

@@ -49,11 +49,11 @@ class Catalogue:
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
-    def get(self, name: str) -> Model:
-        """Return the model with this id or alias; raises CatalogueError if there is none."""
+    def get(self, name: str, place: str = "") -> Model:
+        """Return the model with this id or alias; raises CatalogueError, beginning with `place`, if there is none."""
         model = self._names.get(name)
         if model is None:
-            raise CatalogueError(self.unknown(name))
+            raise CatalogueError(f"{place}: {self.unknown(name)}" if place else self.unknown(name))
         return model
 
     def resolve(self, name: str) -> str | None:

@@ -31,6 +31,7 @@ NEIGHBOURS: Final = 100
 _PRIOR_ROWS: Final = np.float32(5)  # as many neighbours that say "as on average"
 _FAMILIAR_NEIGHBOURS: Final = 10
 _ONE_SIDED_95: Final = np.float32(1.645)
+_NOTHING: Final = np.float32(1e-6)  # what rounding leaves of no quality at all
 # From here on a neighbour counts as the same prompt, at 1 as much as all else together. Between prompts of MMLU this
 # near, what the rest of the estimate leaves open correlates at .57, below at .28 and less.
 _SAME: Final = np.float32(0.98)
@@ -156,6 +157,9 @@ class Estimator:
             pull, doubt = pull_of_same(quality - self.mean, residuals, known, near.similarities)
             quality = quality + self.same * pull
             error, gain_error = (one * (1 - self.same + self.same * doubt) for one in (error, gain_error))
+        # More than 0 for models that some reference speaks for, else 0: a plan goes on to the former only, and
+        # rounding leaves both anywhere near it.
+        quality = np.where(self.mean > 0, np.maximum(quality, _NOTHING), np.where(quality > _NOTHING, quality, 0))
         cost = np.full_like(quality, np.nan)
         if len(self.cost_scale):
             cost = np.expm1(np.maximum(raw[:, m:], 0)) * self.cost_scale

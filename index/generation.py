@@ -215,10 +215,18 @@ def write_generation(
     return generation_id
 
 
+def make_folder(root: Path) -> None:
+    """Make the index folder, if it is not there; raises GenerationError where that cannot be."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GenerationError(f"{root}: no folder can be made here ({error.strerror}); name another") from error
+
+
 @contextlib.contextmanager
 def staging(root: Path) -> Any:
     """Yield a folder below `root` that is removed at the end, unless it was renamed."""
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     for left in root.glob(".building-*"):  # of builds that were killed
         if time.time() - left.stat().st_mtime > _ABANDONED_S:
             shutil.rmtree(left, ignore_errors=True)

@@ -171,7 +171,8 @@ def _check_options(
         raise ReferenceError_(f"{output}: must end in .jsonl or .jsonl.gz to be read later")
     for role in columns:
         if role not in ROLES and not role.startswith(("score:", "cost:")):
-            raise ReferenceError_(f"column {role!r} is not known{did_you_mean(role, ROLES)}")
+            known = f"{', '.join(ROLES)}, score:MODEL, cost:MODEL"
+            raise ReferenceError_(f"column {role!r} is not known{did_you_mean(role, ROLES)}; it is one of {known}")
     if scale is not None and not (all(map(math.isfinite, scale)) and scale[0] < scale[1]):
         raise ReferenceError_(f"scale {scale[0]:g} to {scale[1]:g} must rise and be finite")
 
@@ -230,9 +231,13 @@ def _opened(run: _Run, path: Path) -> tuple[tuple[str, ...], _Rows]:
         run.layout = fitting[0]
     if run.layout not in fitting and sound:
         fault = f"layout {run.layout!r} does not fit" if run.layout else "no layout fits"
+        if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+            raise ReferenceError_(
+                f"{path}: {fault}: its one column is {header[0]!r}; save it with commas, or tabs as .tsv"
+            )
         raise ReferenceError_(
             f"{path}: {fault} its columns: {', '.join(header)}; the layouts are "
-            f"{', '.join(LAYOUTS)}, and columns may be named by role, such as prompt=question"
+            f"{', '.join(LAYOUTS)}, and columns may be named by role, such as --column prompt=question"
         )
     models = _model_columns(run.layout, roles)
     used = {*_COMMON, *_USED.get(run.layout, ()), *models}

@@ -33,6 +33,7 @@ _NONE: Mapping[str, float] = {}
 _NUMBERS = (float, int)  # and no bool, which is an int to isinstance
 _UNSOUND = f"a model's name has 1 to {MAX_ID_BYTES} bytes that can be printed"
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +157,14 @@ def source_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the bytes of each line; `.gz` is unpacked, a BOM removed.
 
     Raises:
-        ReferenceError_: if the file cannot be read to its end; skipping rows cannot help there.
+        ReferenceError_: if the file is UTF-16 or cannot be read to its end; skipping rows cannot help there.
     """
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for number, raw in enumerate(lines, 1):
+                if number == 1 and raw.startswith(_UTF_16):
+                    raise ReferenceError_(f"{path}: is UTF-16; save it as UTF-8, for example with iconv -f UTF-16")
                 yield number, raw.removeprefix(_BOM) if number == 1 else raw
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -241,7 +244,9 @@ def _text(row: Mapping[str, Any], key: str, limit: int = MAX_PROMPT_BYTES, prefi
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:
-            fault = f"is not sound Unicode: half a surrogate pair at character {error.start + 1}"
+            fault = (
+                f"is not sound Unicode: a byte that is not UTF-8, or half a surrogate, at character {error.start + 1}"
+            )
         else:
             if size <= limit:
                 return value

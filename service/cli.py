@@ -12,6 +12,7 @@ import typer
 
 from index.errors import WaypostError
 from service import cli_cache, cli_learning
+from service.cli_shared import SeveralValues
 from service.cli_shared import progress as _progress
 from service.cli_shared import settings_of as _settings
 
@@ -29,7 +30,9 @@ Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overr
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the record of answers.")]
 References = Annotated[
     list[Path],
-    typer.Option("--references", help="Labelled prompts: .jsonl or .jsonl.gz files, or folders of them."),
+    typer.Option(
+        "--references", help="Labelled prompts: one or several .jsonl or .jsonl.gz files, or folders of them."
+    ),
 ]
 Models = Annotated[Path, typer.Option("--models", help="The catalogue of models.")]
 
@@ -54,6 +57,9 @@ def main() -> None:
         app()
     except WaypostError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except UnicodeError as error:
+        typer.secho(f"error: what was given is not UTF-8 text: {error}", fg="red", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
@@ -92,7 +98,7 @@ def serve(
     server.run(settings, ready)
 
 
-@app.command("build-index")
+@app.command("build-index", cls=SeveralValues)
 def build_index(
     references: References,
     models: Models,
@@ -156,7 +162,7 @@ def decide(
     typer.echo(client.to_json(response) if as_json else client.to_text(response))
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def check(
     config: Config = None,
     index: Index = None,
@@ -170,8 +176,8 @@ def check(
     wrong = 0
     for name, problem in run(config, {"index": {"path": index}, "store": {"data_dir": data_dir}}, references, models):
         wrong += bool(problem)
-        mark = typer.style("wrong", fg="red") if problem else typer.style("ok", fg="green")
-        typer.echo(f"{mark:>5}  {name}" + (f"\n       {problem}".replace("\n", "\n       ") if problem else ""))
+        mark = typer.style("wrong", fg="red") if problem else typer.style("   ok", fg="green")
+        typer.echo(f"{mark}  {name}" + (f"\n{problem}".replace("\n", "\n       ") if problem else ""))
     if wrong:
         raise typer.Exit(1)
 
@@ -243,7 +249,7 @@ def export_encoder(
     )
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def evaluate(
     references: References,
     config: Config = None,
@@ -307,10 +313,10 @@ def _scale(value: str) -> tuple[float, float] | None:
 
 
 def _list_skipped(skipped: Any) -> None:
-    for problem in list(skipped)[:20]:
+    for problem in skipped:
         typer.secho(f"skipped: {problem}", fg="yellow", err=True)
     if skipped:
-        typer.secho(f"{len(skipped)} rows were left out", fg="yellow", err=True)
+        typer.secho(f"{len(skipped)} {'row was' if len(skipped) == 1 else 'rows were'} left out", fg="yellow", err=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def replay(
     address: Address = "127.0.0.1:50051",
     generation: Annotated[str, typer.Option(help="The generation to decide with; without it, the one in use.")] = "",
     settings: Annotated[
-        Path | None, typer.Option("--settings", help="TOML file with [routing] or [learning] to decide with.")
+        Path | None,
+        # Rich would take the names of the tables for markup.
+        typer.Option("--settings", help=r"TOML file with \[routing], \[learning] or \[policy] to decide with."),
     ] = None,
     scope: Annotated[str, typer.Option(help="Only this scope.")] = "",
     period: Period = "",

@@ -2,10 +2,12 @@
 
 import re
 import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -30,6 +32,29 @@ def seconds_of(period: str, option: str) -> float:
     if match is None or not float(match[1]):
         raise typer.BadParameter(f"{period!r}: expected for example 90m, 36h, 7d or 2w", param_hint=option)
     return float(match[1]) * _UNITS[match[2]]
+
+
+class SeveralValues(TyperCommand):
+    """A command without arguments whose repeatable options take several values at once, too: `--references A B`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse with the option before each of its values."""
+        repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        return super().parse_args(ctx, list(_one_by_one(args, repeatable)))
+
+
+def _one_by_one(words: Sequence[str], repeatable: Collection[str]) -> Iterator[str]:
+    """Yield the words of a command line, with a repeatable option again before its second and later values."""
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            option, _, value = word.partition("=")
+            values = bool(value)
+        else:
+            if values and option in repeatable:
+                yield option
+            values += 1
+        yield word
 
 
 class progress:  # noqa: N801 - used like a function

@@ -4,11 +4,14 @@ What needs the catalogue or the expressions' language is checked in `service.pol
 aliases of the catalogue.
 """
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+SCOPE: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+"""What a scope can be called; what it must match in whole."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,63}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -92,6 +95,12 @@ class Experiment(_Table):
     """What arms are compared by: the reported quality, or whether the outcome was OK."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """How often a difference may be announced where there is none, however often one looks."""
+
+    @field_validator("scopes")
+    @classmethod
+    def _scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_scopes(value)
+        return value
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -190,7 +199,15 @@ class PolicySettings(Weights):
         unique("rule", (rule.name for rule in self.rules))
         unique("experiment", (experiment.name for experiment in self.experiments))
         unique("tier", self.tiers)
+        check_scopes(self.scopes)
         return self
+
+
+def check_scopes(names: Iterable[str]) -> None:
+    """Raise ValueError where a name is none that a scope can have, so that no request would ever be meant."""
+    for name in names:
+        if not SCOPE.fullmatch(name):
+            raise ValueError(f"no scope can be called {name!r}: use 1 to 128 of A-Z a-z 0-9 . _ : / @ -")
 
 
 def unique(kind: str, names: Iterable[str]) -> None:

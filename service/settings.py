@@ -22,7 +22,7 @@ from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from index import DEFAULT_ENCODER
 from service.errors import SettingsError
-from service.policy_settings import PolicySettings
+from service.policy_settings import PolicySettings, check_scopes
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -180,6 +180,17 @@ class CacheSettings(_Table):
     """By category of the references."""
     _of: LRUCache[str, "CacheSettings"] = PrivateAttr(default_factory=lambda: LRUCache(_MAX_SCOPES))
 
+    @field_validator("phone_regions")
+    @classmethod
+    def _regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from phonenumbers import SUPPORTED_REGIONS  # takes a while to load, and the default needs no look
+
+        for region in value:
+            if region not in SUPPORTED_REGIONS:
+                hint = ", which is GB" if region == "UK" else ""
+                raise ValueError(f"no phone numbers are known of {region!r}{hint}: use ISO 3166 codes such as GB")
+        return value
+
     def of(self, scope: str) -> "CacheSettings":
         """Return the settings of one scope."""
         if not self.scopes:
@@ -213,7 +224,7 @@ class ReviewSettings(_Table):
     """How well reviews tell right answers from wrong ones where the index has no acceptor, as the area under the ROC
     curve: what plans assume of the scores that callers send. 0.5: not at all, so that no cascade is worth it."""
     ensemble: Annotated[int, Field(ge=2, le=9)] = 3
-    """How many models an ensemble calls."""
+    """How many models an ensemble calls at the most."""
 
     @property
     def separation(self) -> float:
@@ -282,12 +293,28 @@ class TokenSettings(_Table):
     admin: bool = False
     """Whether it may call Admin."""
 
+    @field_validator("scopes")
+    @classmethod
+    def _scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_scopes(name for name in value if name != "*")
+        return value
+
 
 class AuthSettings(_Table):
     """Who may call. Without tokens everyone who reaches the address may."""
 
     tokens: Mapping[str, TokenSettings] = Field(default_factory=dict)
     """By the name of their holder, which is what logs show."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _told_apart(cls, value: Mapping[str, TokenSettings]) -> Mapping[str, TokenSettings]:
+        holders: dict[str, str] = {}
+        for name, entry in value.items():
+            first = holders.setdefault(entry.token.get_secret_value(), name)
+            if first != name:
+                raise ValueError(f"{first} and {name} have the same token: nobody could tell them apart; change one")
+        return value
 
 
 class Settings(BaseSettings):
@@ -391,7 +418,7 @@ def check_address(address: str) -> str:
     if socket_path(address) is not None:
         return address
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - ports
+    if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - ports
         raise ValueError(f"{address!r}: expected host:port or unix:PATH, for example 127.0.0.1:50051")
     return address
 
@@ -434,14 +461,25 @@ def _toml(value: object) -> str:
 
 
 def _line(path: Path | None, problem: Any, values: Any = None) -> str:
-    where = _where(problem["loc"], values)
-    source = f"{path}: " if path else "settings: "
-    if problem["type"] == "extra_forbidden":
-        return f"{source}{where}: no such setting; see docs/operations.md for all of them"
-    given = problem.get("input")
+    where = f"{_variable(problem['loc']) or path or 'settings'}: {_where(problem['loc'], values)}"
+    kind, given = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{where}: no such setting; see docs/operations.md for all of them"
     secret = problem["loc"][-1] == "token"
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
-    return f"{source}{where}: {problem['msg']}{shown}"
+    if secret and kind == "too_short":
+        return f"{where}: at least {problem['ctx']['min_length']} characters are needed"
+    told = problem["msg"].removeprefix("Value error, ")
+    if kind == "tuple_type":
+        told = "must be a list"
+    shown = isinstance(given, str | int | float | bool) and not secret and repr(given) not in told
+    return f"{where}: {told}{f' (given: {given!r})' if shown else ''}"
+
+
+def _variable(loc: Iterable[int | str]) -> str:
+    """Return the environment variable that a setting was taken from, "" where it was not."""
+    names = [str(part) for part in loc]
+    places = {"WAYPOST_" + "__".join(names[:n]).upper() for n in range(1, len(names) + 1)}
+    return next((f"environment: {name}" for name in os.environ if name.upper() in places), "")
 
 
 def _where(loc: Iterable[int | str], values: Any) -> str:

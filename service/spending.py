@@ -64,7 +64,7 @@ def baseline_of(generation: Generation, configured: str) -> str:
     Raises:
         CatalogueError: the configured one is not in the catalogue.
     """
-    return generation.catalogue.get(configured).id if configured else generation.best
+    return generation.catalogue.get(configured, "stats.baseline").id if configured else generation.best
 
 
 class Accounts:

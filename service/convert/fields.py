@@ -1,7 +1,6 @@
 """The parts that several requests share, and the checks that every field goes through."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence, Sized
 from typing import Final
 
@@ -12,6 +11,7 @@ from index.catalogue import Catalogue
 from index.records import Message
 from index.text import Context
 from service.errors import InvalidRequest
+from service.policy_settings import SCOPE
 from service.requests import (
     DEFAULT_SCOPE,
     CacheMode,
@@ -25,8 +25,10 @@ MAX_ANSWER: Final = 4 * MIB
 MAX_TURNS: Final = 1_000
 MAX_BATCH: Final = 1_024
 MAX_PAGE: Final = 1_000
+# Of one call: more is a mistake of units, and would stay in every sum it was added to.
+MAX_USAGE: Final = 1_000_000_000
+MAX_COST: Final = 1_000_000.0
 DEFAULT_PAGE: Final = 100
-_SCOPE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}\Z")
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _MAX_WAIT_S: Final = 60.0
 _MAX_SECONDS: Final = 315_576_000_000  # what a Duration may hold: 10,000 years
@@ -36,7 +38,7 @@ def scope_of(name: str) -> str:
     """Return the scope a request names; the empty name is the default scope."""
     if not name:
         return DEFAULT_SCOPE
-    if not _SCOPE.match(name):
+    if not SCOPE.fullmatch(name):
         raise InvalidRequest(("scope", f"{name[:64]!r}: use 1 to 128 of A-Z a-z 0-9 . _ : / @ -"))
     return name
 
@@ -52,7 +54,7 @@ def sized(field: str, text: str, limit: int) -> str:
 def in_range(field: str, value: float, low: float, high: float = math.inf) -> float:
     """Return a finite number within bounds."""
     if not (low <= value <= high) or math.isinf(value):
-        span = f"{low:g} to {high:g}" if high != math.inf else f"at least {low:g}, and finite"
+        span = f"{low:,.10g} to {high:,.10g}" if high != math.inf else f"at least {low:,.10g}, and finite"
         raise InvalidRequest((field, f"{value!r}: must be {span}"))
     return value
 

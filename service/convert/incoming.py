@@ -15,7 +15,9 @@ from service.convert.fields import (
     DEFAULT_PAGE,
     MAX_ANSWER,
     MAX_BATCH,
+    MAX_COST,
     MAX_PAGE,
+    MAX_USAGE,
     MIB,
     at_most,
     in_range,
@@ -151,10 +153,10 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decisi
         to_seconds("latency", message.latency, zero=True)
     if message.HasField("usage"):
         usage = message.usage
-        in_range("usage.input_tokens", usage.input_tokens, 0)
-        in_range("usage.output_tokens", usage.output_tokens, 0)
+        in_range("usage.input_tokens", usage.input_tokens, 0, MAX_USAGE)
+        in_range("usage.output_tokens", usage.output_tokens, 0, MAX_USAGE)
         if usage.HasField("cost_usd"):
-            in_range("usage.cost_usd", usage.cost_usd, 0)
+            in_range("usage.cost_usd", usage.cost_usd, 0, MAX_COST)
     sized("finish_reason", message.finish_reason, 256)
     sized("content_type", message.content_type, 256)
     model = _planned_or_known(message.model, catalogue, decision) if message.model else ""
@@ -237,7 +239,10 @@ def to_invalidation(message: cache_pb2.InvalidateRequest, catalogue: Catalogue, 
 def _radius(message: cache_pb2.Radius) -> tuple[str, float]:
     if not message.prompt.strip():
         raise InvalidRequest(("radius.prompt", "empty: give the text in the middle"))
-    return sized("radius.prompt", message.prompt, MIB), in_range("radius.min_similarity", message.min_similarity, -1, 1)
+    least = in_range("radius.min_similarity", message.min_similarity, -1, 1)
+    if not least:  # what a field that was forgotten says, and half of all answers are nearer than that
+        raise InvalidRequest(("radius.min_similarity", "required, and not 0: give the least cosine, for example 0.9"))
+    return sized("radius.prompt", message.prompt, MIB), least
 
 
 def to_ids(field: str, ids: Sequence[str], limit: int) -> list[str]:

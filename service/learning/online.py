@@ -203,13 +203,18 @@ class Learner:
         expected = next((e for e in decision.expected if e.model == rating.model), None)
         if not self._settings.enabled or expected is None:
             return
+        cost = rating.cost_usd if expected.cost_usd > 0 else None
+        latency = rating.latency_s if rating.outcome in (Outcome.OK, Outcome.REFUSED) else None
+        quality = rating.quality if decision.vector else None
+        if cost is latency is quality is None:  # nothing to learn, so nothing to correct by
+            return
         scope = self._of(decision.request.scope)
         model = scope.models.setdefault(rating.model, _Model())
-        if rating.cost_usd is not None and expected.cost_usd > 0:
-            model.cost.add(rating.cost_usd, expected.cost_usd)
-        if rating.latency_s is not None and rating.outcome in (Outcome.OK, Outcome.REFUSED):
-            model.latency.add(rating.latency_s, expected.latency_s or 0.0)
-        if rating.quality is not None and decision.vector:
+        if cost is not None:
+            model.cost.add(cost, expected.cost_usd)
+        if latency is not None:
+            model.latency.add(latency, expected.latency_s or 0.0)
+        if quality is not None:
             vector = np.frombuffer(decision.vector, "<f4")
             self._add(
                 scope,
@@ -220,7 +225,7 @@ class Learner:
                     vector,
                     expected.quality,
                     mean_quality(decision.expected),
-                    rating.quality,
+                    quality,
                     decision.id,
                     decision.generation,
                     decision.prompt.size,

@@ -167,7 +167,7 @@ def fallback_model(generation: Generation, configured: str) -> str:
     Raises:
         CatalogueError: the catalogue does not have the configured model.
     """
-    return generation.catalogue.get(configured).id if configured else generation.fallback
+    return generation.catalogue.get(configured, "routing.fallback").id if configured else generation.fallback
 
 
 def _feasible(

@@ -16,6 +16,7 @@ from service.routing.cascade import CANDIDATES, CLOSE, Cascade, Team, best_of, c
 from service.routing.choose import Ranking, single
 
 _STEPS: Final = 3
+_HALF: Final = 0.5
 
 
 def shaped(ranking: Ranking, route: RouteOptions, team: Team) -> Plan:
@@ -30,15 +31,24 @@ def shaped(ranking: Ranking, route: RouteOptions, team: Team) -> Plan:
         The plan with its steps in order. Where the shape cannot do better than one model, the single plan; where no
         plan reaches `min_quality`, one without steps that says so.
     """
-    plan = single(ranking)
-    if not plan.steps or route.shape in {None, Shape.SINGLE}:
-        return plan
+    if not ranking.models or route.shape in {None, Shape.SINGLE}:
+        return single(ranking)
+    plan = single(ranking if route.shape is Shape.CASCADE else _good_enough(ranking, route.min_quality))
     if route.shape is Shape.ENSEMBLE:
         return _ensemble(plan, ranking.models, route, team)
     wanted = route.min_quality
     if wanted is None:  # where quality has a price, nothing is wanted but the best of both
         wanted = plan.steps[0].quality if route.willingness_to_pay is None or route.shape is not Shape.CASCADE else 0.0
     return (_cascade if route.shape is Shape.CASCADE else _speculative)(plan, ranking.models, route, team, wanted)
+
+
+def _good_enough(ranking: Ranking, wanted: float | None) -> Ranking:
+    """Return the ranking led by the first model of the wanted quality, or the nearest to it where there is none."""
+    if wanted is None or ranking.models[0].quality >= wanted - CLOSE:
+        return ranking
+    enough = (e for e in ranking.models if e.quality >= wanted - CLOSE)
+    first = next(enough, max(ranking.models, key=lambda e: e.quality))
+    return replace(ranking.led_by(first.model), reason=Reason.CONSTRAINED, siblings=())
 
 
 def describe(plan: Plan, asked: Shape | None) -> str:
@@ -102,7 +112,8 @@ def _ensemble(plan: Plan, feasible: Sequence[Estimate], route: RouteOptions, tea
     members, left = [plan.steps[0]], [e for e in feasible if e.model != plan.steps[0].model][: 2 * CANDIDATES]
     while left and len(members) < team.ensemble:
         room = limit - sum(e.cost_usd for e in members)
-        affordable = [e for e in left if e.cost_usd <= room and e.quality > 0]
+        # That a model is most likely wrong says nothing about which other answer is right: it would have no vote.
+        affordable = [e for e in left if e.cost_usd <= room and e.quality > _HALF]
         if not affordable:
             break
         chosen = max(affordable, key=lambda e: (_signal([*members, e], team), -e.cost_usd))
@@ -121,7 +132,7 @@ def _ensemble(plan: Plan, feasible: Sequence[Estimate], route: RouteOptions, tea
 
 def _signal(members: Sequence[Estimate], team: Team) -> float:
     quality = np.clip([e.quality for e in members], 0.02, 0.98)
-    weights, spread = np.log(quality / (1 - quality)), np.sqrt(quality * (1 - quality))
+    weights, spread = np.log(quality / (1 - quality)).clip(min=0.0), np.sqrt(quality * (1 - quality))
     at = [team.models.index(e.model) for e in members]
     noise = weights * spread
     agreement = team.agreement[np.ix_(at, at)].copy()

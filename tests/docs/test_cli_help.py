@@ -29,6 +29,10 @@ def test_the_documented_help_is_that_of_the_commands() -> None:
     assert CLI.read_text(encoding="utf-8") == cli(), "run `python -m tests.docs.generate`"
 
 
+def test_nothing_in_a_help_is_taken_for_markup() -> None:
+    assert "[routing], [learning] or [policy]" in " ".join(help_of("replay").replace("│", " ").split())
+
+
 def test_every_command_is_documented() -> None:
     shown = set(re.findall(r"^## waypost ?(.*)$", CLI.read_text(encoding="utf-8"), re.MULTILINE))
     assert shown == set(commands())

@@ -95,6 +95,15 @@ def test_what_the_service_refuses_is_said_and_no_traceback(server: Server) -> No
     assert "127.0.0.1:1: " in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
 
 
+def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) -> None:
+    command = [sys.executable, "-m", "service.cli", "decide", "--address", server.address]
+    for argument, given in ((b"caf\xe9", b""), (b"-", b"caf\xe9")):
+        found = subprocess.run([*command, argument], input=given, capture_output=True, cwd=ROOT, check=False)
+        assert found.returncode == 1
+        assert found.stderr.startswith(b"error: what was given is not UTF-8 text")
+        assert b"Traceback" not in found.stderr
+
+
 def test_a_token_may_come_from_the_environment(starter_index: Path, tmp_path: Path) -> None:
     token = "x" * 20
     with serving(starter_index, tmp_path, f"[auth.tokens.me]\ntoken = '{token}'\nscopes = ['default']\n") as server:
@@ -162,7 +171,28 @@ def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = failed(*build(rows(tmp_path / "a.jsonl", "one"), tmp_path / "file"))
-    assert str(tmp_path / "file") in said
+    assert f"{tmp_path / 'file'}: no folder can be made here (File exists); name another" in said
+
+
+def test_several_references_may_follow_one_option(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"id": name, "prompt": name, "best_model": "small"}) + "\n", encoding="utf-8")
+    a, b, c = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "c"))
+    rest = ("--models", MODELS, "--output", tmp_path / "index")
+    assert "3 references" in done("build-index", "--references", a, b, *rest, "--references", c)
+    assert "2 references" in done("build-index", f"--references={a}", b, *rest)
+    assert "extra argument" in failed("build-index", "--references", a, *rest, b, code=2)
+
+
+def test_every_row_that_is_left_out_is_listed(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"id": f"r{i}", "prompt": "p", "best_model": "small" if i == 30 else "nobody"}) for i in range(31)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = run_waypost(*build(tmp_path / "a.jsonl", tmp_path / "index", "--on-error", "skip"))
+    assert found.stderr.count("skipped: ") == 30
+    assert "30 rows were left out" in found.stderr
 
 
 def test_a_table_becomes_references_that_an_index_is_built_from(tmp_path: Path) -> None:
@@ -236,8 +266,16 @@ def test_check_names_everything_that_is_wrong(starter_index: Path, tmp_path: Pat
     (tmp_path / "waypost.toml").write_text("[cache]\nthreshold = 2\ntreshold = 1\n")
     found = run_waypost("check", "--config", tmp_path / "waypost.toml", "--index", starter_index)
     assert found.returncode == 1
-    assert "cache.threshold" in found.stdout
+    assert "\n       " + f"{tmp_path / 'waypost.toml'}: cache.threshold" in found.stdout
     assert "cache.treshold" in found.stdout
+
+
+@pytest.mark.parametrize("setting", ["routing.fallback", "stats.baseline"])
+def test_check_names_the_setting_that_names_no_model(starter_index: Path, tmp_path: Path, setting: str) -> None:
+    name = "WAYPOST_" + setting.upper().replace(".", "__")
+    found = run_waypost("check", "--index", starter_index, "--data-dir", tmp_path, env={name: "nobody"})
+    assert found.returncode == 1
+    assert f"{setting}: the catalogue has no model 'nobody'" in found.stdout
 
 
 def test_check_names_a_damaged_encoder(starter_index: Path, tmp_path: Path) -> None:

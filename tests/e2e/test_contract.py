@@ -150,7 +150,7 @@ INVALIDATE: list[tuple[Callable[[], Message], str]] = [
     (lambda: near(prompt=""), "radius.prompt"),
     (lambda: near(prompt=" \n"), "radius.prompt"),
     (lambda: near(prompt="x" * (MIB + 1)), "radius.prompt"),
-    *((lambda n=n: near(min_similarity=n), "radius.min_similarity") for n in [-1.001, 1.001, NAN, INF]),
+    *((lambda n=n: near(min_similarity=n), "radius.min_similarity") for n in [-1.001, 0, 1.001, NAN, INF]),
 ]
 
 PAGES: list[tuple[Parts, str]] = [
@@ -284,8 +284,10 @@ REPORTS: list[tuple[Parts, str]] = [
     ({"answer": "abc", "chunks": ["ab"]}, "chunks"),
     *(({"quality": n}, "quality") for n in NUMBERS_0_TO_1),
     ({"usage": types_pb2.Usage(input_tokens=-1)}, "usage.input_tokens"),
+    ({"usage": types_pb2.Usage(input_tokens=10**9 + 1)}, "usage.input_tokens"),
     ({"usage": types_pb2.Usage(output_tokens=-1)}, "usage.output_tokens"),
-    *(({"usage": types_pb2.Usage(cost_usd=n)}, "usage.cost_usd") for n in NOT_NEGATIVE),
+    ({"usage": types_pb2.Usage(output_tokens=2**62)}, "usage.output_tokens"),
+    *(({"usage": types_pb2.Usage(cost_usd=n)}, "usage.cost_usd") for n in (*NOT_NEGATIVE, 1e6 + 1, 1e300)),
     ({"latency": BELOW}, "latency"),
     ({"source_tags": [str(i) for i in range(65)]}, "source_tags"),
     ({"source_tags": ["x" * 257]}, "source_tags[0]"),

@@ -248,3 +248,17 @@ def test_a_cached_answer_of_a_model_that_is_not_wanted_is_not_served(client: Cli
         assert client.decide(prompt, scope, route=route, cache=NO_BUDGET).WhichOneof("outcome") == "plan"
     pinned = client.decide(prompt, scope, route=types_pb2.RouteControl(pin_model="small"), cache=NO_BUDGET)
     assert pinned.answer.content == "Leonardo"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["hi", "capital of Mongolia?", "write quicksort in Rust", "how do I reset my password?"]
+)
+def test_a_plan_goes_on_to_models_that_the_references_speak_for(client: Client, scope: str, prompt: str) -> None:
+    labelled = {"gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol"}  # small, medium and large: the starter's only labels
+    decision = client.decide(prompt, scope, explain=True)
+    steps = [step.model for step in decision.plan.steps]
+    assert len(steps) > 1 or steps[0] == "gpt-6.1-sol"
+    assert set(steps) <= labelled
+    assert {e.model for e in decision.explanation.estimates if e.quality} == labelled
+    together = client.decide(prompt, scope, route=types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE))
+    assert {step.model for step in together.plan.steps} <= labelled

@@ -312,7 +312,15 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfprompt,best_model\ncaf\xe9,m\n")
     (problem,) = problems_of(path)
-    assert problem.startswith(f"{path}:2: prompt: is not sound Unicode")
+    assert problem.startswith(f"{path}:2: prompt: is not sound Unicode: a byte that is not UTF-8")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_file_of_utf_16_is_told_what_it_is(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes("\ufeffprompt,best_model\np,m\n".encode(encoding))
+    with pytest.raises(ReferenceError_, match=f"{name}: is UTF-16; save it as UTF-8"):
+        run(tmp_path / name)
 
 
 def test_nothing_is_written_if_no_row_is_sound(tmp_path: Path) -> None:
@@ -355,7 +363,11 @@ def test_several_files_become_one_and_must_have_one_layout(tmp_path: Path) -> No
     ("name", "content", "message"),
     [
         ("a.csv", "question,answer\nq,a\n", "no layout fits its columns: question, answer; the"),
-        ("a.csv", "prompt;best_model\nq;a\n", "no layout fits its columns: prompt;best_model"),
+        (
+            "a.csv",
+            "prompt;best_model\nq;a\n",
+            "no layout fits: its one column is 'prompt;best_model'; save it with commas",
+        ),
         ("a.csv", "prompt,best_model,best_model\n", "1: has two columns called 'best_model'"),
         ("a.csv", '"a"b\n', "1: is not valid CSV"),
         ("a.pkl", "", "is a pickle, which can run code when it is read"),

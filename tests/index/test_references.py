@@ -93,7 +93,7 @@ def test_null_means_absent() -> None:
         ({"prompt": " \n"}, "prompt", "is blank"),
         ({"prompt": ["x"]}, "prompt", "must be text, not a list"),
         ({"prompt": "x" * (1 << 20) + "y"}, "prompt", "has 1048577 bytes, more than 1048576"),
-        ({"prompt": "a\ud800"}, "prompt", "is not sound Unicode: half a surrogate pair at char"),
+        ({"prompt": "a\ud800"}, "prompt", "is not sound Unicode: a byte that is not UTF-8, or half a surr"),
         ({"best_model": None}, "best_model", "is missing; give best_model or scores"),
         ({"best_model": ""}, "best_model", "is blank"),
         ({"best_model": True}, "best_model", "must be the name of a model, not a boolean"),

@@ -228,10 +228,12 @@ async def test_a_conversation_of_cascades_keeps_what_the_cascade_is_measured_by(
 
 async def test_a_budget_is_charged_for_all_that_a_plan_starts(root: Path) -> None:
     async with running(root, **EVERYTHING, policy={"monthly_budget_usd": 100.0}) as service:
-        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE)
+        shape = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_SPECULATIVE)
         plan = (await service.decide(MIXED, route=shape)).plan
-        assert plan.shape == types_pb2.PLAN_SHAPE_ENSEMBLE
-        assert service.runtime.decider.policy.spent_usd() == pytest.approx(sum(s.cost_usd for s in plan.steps))
+        assert plan.shape == types_pb2.PLAN_SHAPE_SPECULATIVE
+        started = plan.steps[:2]
+        assert [step.with_previous for step in started] == [False, True]
+        assert service.runtime.decider.policy.spent_usd() == pytest.approx(sum(s.cost_usd for s in started))
 
 
 async def test_pins_and_switched_off_sessions_leave_conversations_alone(root: Path) -> None:

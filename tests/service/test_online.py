@@ -73,6 +73,8 @@ class World:
 def test_without_reports_estimates_are_the_very_same() -> None:
     world = World()
     assert world.learner.adjust("a", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
+    world.report(None)  # that a call was made, and nothing about it
+    assert world.learner.adjust("a", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
     world.report(0.0, times=50)
     assert world.learner.adjust("b", b"", ESTIMATES, 1, 0.5).estimates is ESTIMATES
 

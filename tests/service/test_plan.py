@@ -184,6 +184,18 @@ def test_of_two_started_at_once_the_sooner_comes_first() -> None:
     assert plan.cost_usd == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("shape", [Shape.SPECULATIVE, Shape.ENSEMBLE])
+def test_a_wanted_quality_that_one_model_reaches_is_feasible_in_every_shape(shape: Shape) -> None:
+    found = estimates((0.95, 0.1), (0.8, 0.05), (0.98, 1.0))
+    cheap_first = Ranking(tuple(found), 0.5, Reason.NEIGHBOURS)
+    plan = shaped(cheap_first, RouteOptions(shape=shape, min_quality=0.97), team(2.0))
+    assert any(step.quality >= 0.97 for step in plan.steps)
+    assert plan.infeasible == ()
+    assert plan.reason is Reason.CONSTRAINED
+    (said,) = shaped(cheap_first, RouteOptions(shape=shape, min_quality=1.0), team(2.0)).infeasible
+    assert "is expected to reach 0.98" in said
+
+
 def test_two_started_at_once_keep_the_limit_of_cost_together() -> None:
     found = estimates((0.8, 0.5), (0.9, 1.0), latencies=(0.2, 2.0))
     for limit, shape in ((1.5, Shape.SPECULATIVE), (1.4, Shape.SINGLE)):
@@ -199,6 +211,13 @@ def test_an_ensemble_prefers_who_fails_elsewhere() -> None:
     assert plan.combine is Combine.WEIGHTED_VOTE
     assert plan.together == len(plan.steps) == 3
     assert {"m0", "m3"} < {step.model for step in plan.steps}
+
+
+@pytest.mark.parametrize("others", [(0.4, 0.3), (1e-6, 1e-6), (0.5, 0.0)])
+def test_who_is_most_likely_wrong_has_no_vote(others: tuple[float, float]) -> None:
+    found = estimates((0.9, 1.0), *((quality, 0.1) for quality in others))
+    plan = shaped(ranking(found), RouteOptions(shape=Shape.ENSEMBLE), team(1.0, 0.5))
+    assert (plan.shape, plan.together) == (Shape.SINGLE, 1)
 
 
 def test_two_cannot_outvote_each_other_so_reviews_decide() -> None:

@@ -82,6 +82,22 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
         ("[auth.tokens.me]\ntoken = 'short'", "auth.tokens.me.token"),
         ("[auth.tokens.me]\nscopes = ['a']", "auth.tokens.me.token"),
         (f"[auth.tokens.me]\ntoken = '{TOKEN}'\nscope = ['a']", "auth.tokens.me.scope"),
+        (
+            f"[auth.tokens.me]\ntoken = '{TOKEN}'\nscopes = ['a b']",
+            "auth.tokens.me.scopes: no scope can be called 'a b'",
+        ),
+        (
+            f"[auth.tokens.a]\ntoken = '{TOKEN}'\n[auth.tokens.b]\ntoken = '{TOKEN}'",
+            "auth.tokens: a and b have the same",
+        ),
+        ("[server]\nlisten = ['tcp://host:1']", "server.listen: 'tcp://host:1': expected"),
+        ("[server]\nlisten = '127.0.0.1:1'", "server.listen: must be a list (given:"),
+        ("[cache]\nphone_regions = ['UK']", "cache.phone_regions: no phone numbers are known of 'UK', which is GB"),
+        ("[policy.scopes.'a b']\nlatency_weight = 1", "policy: no scope can be called 'a b'"),
+        (
+            "[[policy.experiments]]\nname = 'e'\nscopes = ['ä']\narms = [{name = 'a', share = 1}]",
+            "policy.experiments[e]",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -99,6 +115,7 @@ def test_all_wrong_lines_are_named_at_once(tmp_path: Path) -> None:
 def test_a_secret_is_not_repeated_in_an_error(tmp_path: Path) -> None:
     (line,) = problems(written(tmp_path, "[auth.tokens.me]\ntoken = 'hunter2'"))
     assert "hunter2" not in line
+    assert line.endswith("auth.tokens.me.token: at least 16 characters are needed")
 
 
 @pytest.mark.parametrize("text", ["[cache", "cache = ", "[cache]\nthreshold = 0.9\nthreshold = 0.8", "\x00"])
@@ -169,7 +186,7 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
     monkeypatch.setenv(name, value)
     lines = problems()
     assert len(lines) == 1
-    assert name in lines[0] or name.removeprefix("WAYPOST_").lower().replace("__", ".") in lines[0]
+    assert name in lines[0]
 
 
 def test_what_is_no_setting_of_ours_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +205,7 @@ enabled = false
 token = "{TOKEN}"
 scopes = ["a", "b:c"]
 [auth.tokens."with space.and dot"]
-token = "{TOKEN}"
+token = "{TOKEN} too"
 admin = true
 """
     settings = load_settings(written(tmp_path, text))

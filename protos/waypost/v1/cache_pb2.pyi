@@ -192,7 +192,7 @@ class Radius(_message.Message):
     prompt: _builtins.str
     """Its middle. Required, at most 1 MiB."""
     min_similarity: _builtins.float
-    """The least cosine that is still within, -1 to 1. Required."""
+    """The least cosine that is still within, -1 to 1. Required, and not 0."""
     def __init__(
         self,
         *,

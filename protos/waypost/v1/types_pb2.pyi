@@ -109,8 +109,8 @@ class _CombineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Combine.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMBINE_UNSPECIFIED: _Combine.ValueType  # 0
     COMBINE_WEIGHTED_VOTE: _Combine.ValueType  # 1
-    """Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps; the
-    heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
+    """Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps, with
+    qualities from .01 to .99; the heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
     """
     COMBINE_BEST_REVIEWED: _Combine.ValueType  # 2
     """The answer with the highest p_acceptable of its Review."""
@@ -120,8 +120,8 @@ class Combine(_Combine, metaclass=_CombineEnumTypeWrapper):
 
 COMBINE_UNSPECIFIED: Combine.ValueType  # 0
 COMBINE_WEIGHTED_VOTE: Combine.ValueType  # 1
-"""Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps; the
-heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
+"""Answers that say the same are one group, its weight is the sum of ln(quality / (1 - quality)) of its steps, with
+qualities from .01 to .99; the heaviest group wins. Where no two say the same: the answer with the highest p_acceptable of its Review.
 """
 COMBINE_BEST_REVIEWED: Combine.ValueType  # 2
 """The answer with the highest p_acceptable of its Review."""
@@ -908,11 +908,11 @@ class Usage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Tokens in. Not negative."""
+    """Tokens in. 0 to 1,000,000,000."""
     output_tokens: _builtins.int
-    """Tokens out. Not negative."""
+    """Tokens out. 0 to 1,000,000,000."""
     cost_usd: _builtins.float
-    """What the call cost in USD. Absent: not known. Not negative."""
+    """What the call cost in USD. Absent: not known. 0 to 1,000,000."""
     def __init__(
         self,
         *,
