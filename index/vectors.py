@@ -22,8 +22,7 @@ Ids = NDArray[np.int64]
 
 # Measured with 384 dimensions: comparing 1,024 takes .1 ms, as two passes do.
 EXACT_LIMIT: Final = 1_024
-# How many the first pass leaves to the second. Of 100,000 embeddings it leaves .998 of the 10 nearest (signs without
-# the rotation: .993), and .994 of the 50 nearest among 8 times as many.
+# How many the first pass leaves to the second. Of 100,000 embeddings it leaves .995 of the 10 nearest.
 _LEFT: Final = 256
 _LEFT_EACH: Final = 8
 # Rounding to 16 bits moves a cosine by less than this: a few millionths as a rule.
@@ -33,6 +32,8 @@ ROUNDING: Final = 2e-5
 _BLOCK: Final = 1_024
 _GROWTH: Final = 1.25
 _LEAST_STEP: Final = np.float32(1e-20)  # so that a vector of zeros divides nothing by zero
+# Signs of 512 bits that begin where a line of the CPU's cache does are compared an eighth faster.
+_LINE: Final = 64
 
 
 class Partition:
@@ -46,7 +47,18 @@ class Partition:
         exact_limit: up to this many vectors the search is exact.
     """
 
-    __slots__ = ("_count", "_exact_limit", "_ids", "_lock", "_plain", "_scales", "_signs", "_values", "dimensions")
+    __slots__ = (
+        "_count",
+        "_exact_limit",
+        "_ids",
+        "_lock",
+        "_plain",
+        "_room",
+        "_scales",
+        "_signs",
+        "_values",
+        "dimensions",
+    )
 
     def __init__(self, dimensions: int, exact_limit: int = EXACT_LIMIT) -> None:
         self.dimensions = dimensions
@@ -55,6 +67,7 @@ class Partition:
         self._ids = np.empty(0, np.int64)
         self._scales = np.empty(0, np.float32)
         self._values = np.empty((0, dimensions), np.int16)
+        self._room = np.empty(0, np.uint8)  # where the signs are, from the first line of the cache on
         self._signs = np.empty((0, _bits(dimensions) // 8), np.uint8)
         # Of a small partition, once it was searched: its ids, rising, and what is kept of each vector, in float32.
         self._plain: tuple[Ids, Vectors] | None = None
@@ -132,7 +145,7 @@ class Partition:
                 near = self._likely(query, left) if self._count > left else None
                 cosines = self._cosines(query, near)
                 named = self._ids[: self._count] if near is None else self._ids[near]
-                if near is None and k < len(cosines):  # sorting all would take longer than comparing them
+                if k < len(cosines):  # sorting all takes longer than comparing them did
                     best = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])
                     cosines, named = cosines[best], named[best]
                 order = np.lexsort((named, -cosines))[:k]
@@ -190,8 +203,14 @@ class Partition:
 
     def _resize(self, rows: int) -> None:
         # In place: of a large array the kernel moves the pages and copies nothing. No view outlives the lock.
-        for array in self._arrays():
+        for array in (self._ids, self._scales, self._values):
             array.resize((rows, *array.shape[1:]), refcheck=False)
+        width, before = self._signs.shape[1], -self._room.ctypes.data % _LINE
+        self._room.resize(rows * width + _LINE, refcheck=False)
+        start, kept = -self._room.ctypes.data % _LINE, min(self._count, rows) * width
+        if start != before:
+            self._room[start : start + kept] = self._room[before : before + kept].copy()
+        self._signs = self._room[start : start + rows * width].reshape(rows, width)
 
 
 def _bits(dimensions: int) -> int:
