@@ -7,6 +7,7 @@ but for encoding and searching, which the batcher does on its threads.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -17,13 +18,14 @@ from index.generation import Generation
 from index.records import Message
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
+from index.wording import Prepared
 from service import log
 from service.answers import Answers
 from service.batcher import Batcher, Embedded
 from service.cache.flights import Flights
 from service.cache.followups import refers_back
 from service.cache.keeper import Keeper
-from service.cache.semantic import Judge, budget_of, likelihood, refusal, verify
+from service.cache.semantic import Judge, budget_of, likelihood, reading, refusal, verify
 from service.cache.storable import too_hot
 from service.decisions import DecisionLog, new_id
 from service.learning.journal import Journal
@@ -282,7 +284,9 @@ class Decider:
         if deadline is not None:
             until = min(until, deadline - _margin(deadline - mark))
         near = not self._refusal(prompt, request, truncated=decision.truncated)
-        came = await self.flights.join(decision, until, partial(self._alike, decision) if near else None)
+        came = await self.flights.join(
+            decision, until, partial(self._alike, decision, reading(prompt)) if near else None
+        )
         now = self.answers.clock.now()
         if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
             decision.hit = self._exact(request, prompt, now)
@@ -295,13 +299,13 @@ class Decider:
         if decision.hit is not None:
             decision.candidate = None
 
-    def _alike(self, decision: Decision, similarity: float, text: str) -> bool:
+    def _alike(self, decision: Decision, read: Callable[[], Prepared], similarity: float, text: str) -> bool:
         """Return whether an answer to another text would do, if it were there."""
         settings = self.settings.cache.of(decision.request.scope)
         if similarity < settings.threshold:
             return False
         entry = Entry("", 0, "", b"", b"", 0.0, 0.0, "", (), truncated=False, prompt=text)
-        (found,) = self.judge.judge(decision.prompt, [(similarity, entry)], settings.threshold)
+        (found,) = self.judge.judge(read, [(similarity, entry)], settings.threshold)
         return not found.refused_by and (found.probability or 0.0) >= settings.min_probability
 
     def _hand_out_token(self, decision: Decision) -> None:

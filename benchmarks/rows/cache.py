@@ -20,7 +20,7 @@ from index.store import Change, key_of
 from index.text import EMPTY_CONTEXT, answer_key
 from index.verifier import Verifier
 from index.view import Entry, View
-from service.cache.semantic import Judge
+from service.cache.semantic import Judge, reading
 from service.requests import Prompt
 
 CALLERS: Final = 64
@@ -67,13 +67,13 @@ def verify(bench: Bench) -> list[Row]:
         seconds = []
         for prompt, near in cases:
             started = time.perf_counter()
-            judge.judge(prompt, near)
+            judge.judge(reading(prompt), near)
             seconds.append(time.perf_counter() - started)
         samples.append(
             {"p50_ms": 1e3 * statistics.median(seconds), "p99_ms": 1e3 * sorted(seconds)[-len(seconds) // 100]}
         )
     samples = samples[1:]  # the first one reads the candidates
-    judged = [found for prompt, near in cases for found in judge.judge(prompt, near)]
+    judged = [found for prompt, near in cases for found in judge.judge(reading(prompt), near)]
     return [
         Row(
             "13",

@@ -18,7 +18,7 @@ from index.verifier import LEAST_COSINE
 from index.view import Entry
 from service.cache.budget import Action, Ledger
 from service.cache.learner import Evidence, Learner, evidence, vote
-from service.cache.semantic import Judge, budget_of, likelihood, refuse
+from service.cache.semantic import Judge, budget_of, likelihood, reading, refuse
 from service.requests import Judged, Prompt, Request, Trial
 from service.settings import CacheSettings
 
@@ -197,9 +197,10 @@ class Keeper:
                 answers.setdefault(entry.meaning, []).append((similarity, entry))
                 votes[entry.meaning] = votes.get(entry.meaning, 0.0) + vote(similarity)
         judged: list[Judged] = []
+        read = reading(prompt)
         for answer in sorted(votes, key=votes.__getitem__, reverse=True):
             members = [(similarity, entry) for similarity, entry in answers[answer] if similarity >= LEAST_COSINE]
-            looked = [refuse(one, request, settings, now) for one in self._judge.judge(prompt, members, LEAST_COSINE)]
+            looked = [refuse(one, request, settings, now) for one in self._judge.judge(read, members, LEAST_COSINE)]
             best = max((one for one in looked if not one.refused_by), key=likelihood, default=None)
             if best is None:
                 judged += looked

@@ -4,9 +4,9 @@
 may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Final
 
 from index.verifier import LEAST_COSINE, Candidate, Verifier
@@ -36,12 +36,12 @@ class Judge:
         self._prepared = lru_cache(_KEPT)(_prepared)
 
     def judge(
-        self, prompt: Prompt, near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
+        self, read: Callable[[], Prepared], near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
     ) -> tuple[Judged, ...]:
         """Return what is thought of each near entry, in the order given.
 
         Args:
-            prompt: what is asked; read at most once, and only if there is anything to compare it with.
+            read: returns what is asked, prepared (`reading`); called only if there is anything to compare it with.
             near: (cosine, entry) of the prompt's scope and context, nearest first.
             floor: the least cosine; what is further away is refused as "below_threshold" and not compared.
         """
@@ -53,7 +53,7 @@ class Judge:
             else Candidate(similarity, _UNREAD, entry.id)
             for similarity, entry in near
         ]
-        judgements = self._verifier.judge(prepare(prompt.text), candidates, floor=floor)
+        judgements = self._verifier.judge(read(), candidates, floor=floor)
         return tuple(
             Judged(
                 entry,
@@ -81,6 +81,11 @@ def load_judge(settings: CacheSettings, encoder: str) -> Judge:
         fix = "set it to 0, so that cache.threshold and the guard decide alone, or fit it (docs/operations.md)"
         raise SettingsError([f"settings: {problem}: {fix}"])
     return judge
+
+
+def reading(prompt: Prompt) -> Callable[[], Prepared]:
+    """Return what reads a prompt: once, and when it is first needed."""
+    return cache(partial(prepare, prompt.text))
 
 
 def _prepared(row: int, prompt: str) -> Prepared:
@@ -133,7 +138,9 @@ def verify(
     """
     least = settings.threshold - _CANDIDATE_MARGIN
     alive = [(similarity, entry) for similarity, entry in near if similarity >= least and entry.alive(now)]
-    judged = tuple(refuse(found, request, settings, now) for found in judge.judge(prompt, alive, settings.threshold))
+    judged = tuple(
+        refuse(found, request, settings, now) for found in judge.judge(reading(prompt), alive, settings.threshold)
+    )
     served = max((found for found in judged if not found.refused_by), key=likelihood, default=None)
     return served, judged
 
