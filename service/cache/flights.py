@@ -129,8 +129,10 @@ class Flights:
         if near and decision.vector:
             flight.vector, flight.text = decision.vector, prompt.text[: LONGEST + 1]
             self._near.setdefault(place, {})[decision.id] = flight
-        while len(self._flights) > self._limit:
-            self._end(next(iter(self._flights.values())))
+        now, oldest = perf_counter(), next(iter(self._flights.values()))
+        while oldest is not flight and (oldest.until <= now or len(self._flights) > self._limit):
+            self._end(oldest)
+            oldest = next(iter(self._flights.values()))
 
     def holds(self, key: bytes) -> bool:
         """Return whether somebody fetches the answer to this very prompt."""

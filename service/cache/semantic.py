@@ -18,8 +18,8 @@ from service.settings import CacheSettings
 
 # Near enough to be worth telling the caller, though not to be served.
 _CANDIDATE_MARGIN = 0.1
-# Entries whose prompts stay read, about 1 KB each: those that are looked at again and again.
-_KEPT: Final = 16_384
+# Entries whose prompts stay read, about 2 KB each: those that are looked at again and again.
+_KEPT: Final = 4_096
 
 
 class Judge:
