@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from index.generation import Generation
-from index.records import Message
+from index.records import Message, Reference
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
 from index.wording import Prepared
@@ -32,8 +32,9 @@ from service.learning.journal import Journal
 from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
+from service.policy.facts import category
 from service.policy.policy import Policy
-from service.requests import NO_VOTERS, CacheMode, Decision, Hit, Plan, Prompt, Reason, Request, Timings
+from service.requests import NO_VOTERS, CacheMode, Decision, Hit, Plan, Prompt, Reason, Request, Timings, Voters
 from service.routing.choose import Known, fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
 from service.routing.feedback import Feedback
@@ -95,11 +96,10 @@ class Decider:
 
         if caching and request.cache.reads:
             mark = perf_counter()
-            if request.cache.mode is CacheMode.DEFAULT:
-                self.keeper.count(request.scope, budget_of(request.cache, self.settings.cache.of(request.scope)))
             decision.hit = self._exact(request, prompt, now)
             timings.exact = perf_counter() - mark
             if decision.hit is not None:
+                self._count(decision)
                 return self._record(decision, started)
 
         found = NOTHING_FOUND
@@ -115,6 +115,9 @@ class Decider:
         except OutOfTime:
             decision.degraded = True
 
+        if caching:
+            self._budget(decision, found, generation)
+            self._count(decision)
         if found.answers:
             mark = perf_counter()
             self._verify(decision, found, now)
@@ -188,6 +191,23 @@ class Decider:
         finally:
             timer.cancel()
 
+    def _budget(self, decision: Decision, found: Found, generation: Generation) -> None:
+        """Where the prompt's category has an error budget of its own, make it that of the request."""
+        request, settings = decision.request, self.settings.cache.of(decision.request.scope)
+        if request.cache.error_budget is not None or not settings.budgets_categories or not len(found.rows):
+            return
+        if found.similarities[0] < self.settings.routing.min_similarity:
+            return
+        voters = Voters(generation.references, found.rows, found.similarities, tuple(self._live(request, found)))
+        budget = budget_of(request.cache, settings, category(voters))
+        decision.request = request._replace(cache=replace(request.cache, error_budget=budget))
+
+    def _count(self, decision: Decision) -> None:
+        """Count a request in the account of its budget, if it may be served."""
+        request = decision.request
+        if request.cache.mode is CacheMode.DEFAULT:
+            self.keeper.count(request.scope, budget_of(request.cache, self.settings.cache.of(request.scope)))
+
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
@@ -208,6 +228,8 @@ class Decider:
             decision.hit = Hit(
                 answer, exact=False, similarity=served.similarity, p_correct=served.probability, stale=stale
             )
+            if decision.trial is not None and (check := decision.trial.check):
+                decision.notes += (("verify", f"{check} is outweighed by this scope's verdicts"),)
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
@@ -232,8 +254,8 @@ class Decider:
 
     def _estimate(self, decision: Decision, found: Found, generation: Generation) -> Estimated:
         """Let live references join in; keep what was expected for the explanation."""
-        request, view, routing = decision.request, self.answers.view, self.settings.routing
-        live = [(s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None]
+        request, routing = decision.request, self.settings.routing
+        live = self._live(request, found)
         asked = Asked(
             decision.prompt.text,
             np.frombuffer(decision.vector, np.float32),
@@ -248,6 +270,11 @@ class Decider:
         result = self._learned(decision, result, asked.base)
         decision.estimates = result.estimates
         return result
+
+    def _live(self, request: Request, found: Found) -> list[tuple[float, Reference]]:
+        """Return the scope's live references that are near and still there."""
+        view = self.answers.view
+        return [(s, r) for s, row in found.live if (r := view.reference_at(request.scope, row)) is not None]
 
     def _learned(self, decision: Decision, result: Estimated, base: int) -> Estimated:
         """Let the scope's reports correct what is expected; where they know enough, a prompt is no longer strange."""

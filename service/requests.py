@@ -262,6 +262,7 @@ class Trial:
 
     `evidence` is what the learner looked at, `error` (0 to 1) what it said, `budget` that of the request. `chance` is
     the probability with which a model was to be asked; `audit` tells whether it was, though the answer could be served.
+    `check` is the one of the guard that refuses the answer, "" where none does.
     """
 
     entry: Entry
@@ -270,6 +271,7 @@ class Trial:
     budget: float
     chance: float
     audit: bool
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)

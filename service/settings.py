@@ -133,6 +133,9 @@ class CategorySettings(_Table):
 
     ttl_s: NotNegative = 7 * 86_400.0
     """How long their answers stay valid, if that is shorter than what holds for the scope."""
+    error_budget: Share | None = None
+    """The largest share of them that may get a wrong cached answer, if that is less than what holds for the scope and
+    the request does not say. Who is answered exactly counts with the scope: nobody looks for their category."""
 
 
 class CacheSettings(_Table):
@@ -190,6 +193,11 @@ class CacheSettings(_Table):
                 hint = ", which is GB" if region == "UK" else ""
                 raise ValueError(f"no phone numbers are known of {region!r}{hint}: use ISO 3166 codes such as GB")
         return value
+
+    @property
+    def budgets_categories(self) -> bool:
+        """Whether some category has an error budget of its own."""
+        return any(one.error_budget is not None for one in self.categories.values())
 
     def of(self, scope: str) -> "CacheSettings":
         """Return the settings of one scope."""

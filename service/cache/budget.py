@@ -28,9 +28,10 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final
 
-CONFIDENCE: Final = 0.9
-# Bets on an error, b, and 1 - e^-b: from nearly nothing to nearly all, so that one fits whatever the number of errors.
-_BETS: Final = tuple((bet, -math.expm1(-bet)) for bet in (0.02 * 1.35**i for i in range(18)))
+CONFIDENCE: Final = 0.95
+# Bets on an error, b, and 1 - e^-b. With n errors the best is the logarithm of the bound's own ratio, so these fit 3 to
+# 100 of them; each bet more would be paid for by all.
+_BETS: Final = tuple((bet, -math.expm1(-bet)) for bet in (0.2, 0.4, 0.8, 1.6))
 _PRECISE: Final = 1e-6
 _MOST: Final = 1e6
 # The verifier was calibrated on held-out pairs; that is believed as if it were audits in which this many errors
@@ -42,7 +43,7 @@ _SUREST: Final = 0.1
 # nor saved up.
 _BLOCK: Final = 20_000
 # What was not used of the budget is used up over so many requests, at the most at this multiple of the budget.
-_HORIZON: Final = 500
+_HORIZON: Final = 1_000
 _MOST_AT_ONCE: Final = 3.0
 # Beyond it an answer is more likely wrong than anyone would want to be served, whatever the budget bears.
 _RISKIEST: Final = 0.9
@@ -51,7 +52,7 @@ _COLD: Final = 50
 # Audits: at the threshold this many for each error the budget allows, but at least and at most such shares.
 _AUDITS: Final = 15.0
 _FEWEST_AT_THRESHOLD: Final = 0.05
-_FEWEST: Final = 0.03
+_FEWEST: Final = 0.02
 _MOST_AUDITS: Final = 0.5
 _FORGET: Final = 0.9995  # of the histogram with each request: it tells of the last 2,000
 _FEW: Final = 200.0
@@ -247,7 +248,7 @@ class Ledger:
         pace = 1.0 + (self._allowed - self.bound) / (self.budget * _HORIZON)
         self._share = min(max(_AUDITS / (self.budget * max(requests, _BLOCK / 20)), _FEWEST_AT_THRESHOLD), _MOST_AUDITS)
         if pace <= 0 or self.broken:
-            self.threshold = self._certain / 4
+            self.threshold = self._certain / 2
             return
         self.threshold = self._certain
         if self._warm:

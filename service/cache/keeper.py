@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
+from index.guard import CHECKS
 from index.text import plain
 from index.verifier import LEAST_COSINE
 from index.view import Entry
@@ -35,17 +36,28 @@ _COINS: Final = secrets.SystemRandom()
 # experience is needed to serve it. Audits find out where it is not so.
 _SAME: Final = 0.001
 
+# A check that refuses is outweighed by a scope's verdicts once there are so many of answers it refused, and most said
+# right: before that it has the last word. The last fifty count. Where not all was read, it always has.
+_ENOUGH: Final = 25.0
+_FORGET_CHECK: Final = 0.98
+_YIELDING: Final = frozenset(CHECKS) - {"too_long"}
+_REFUSED: Final = 0.95  # the error of what a check refuses: no budget bears it
+
 AUDITED: Final = "audited"
 OVER_BUDGET: Final = "error_budget"
 
 
 @dataclass(slots=True)
 class ScopeKeeper:
-    """What was learned in one scope. `records` holds (right, wrong) verdicts by an answer's identity."""
+    """What was learned in one scope.
+
+    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused.
+    """
 
     learner: Learner = field(default_factory=Learner)
     ledgers: LRUCache[float, Ledger] = field(default_factory=lambda: LRUCache(_MAX_BUDGETS))
     records: LRUCache[bytes, tuple[float, float]] = field(default_factory=lambda: LRUCache(_MAX_RECORDS))
+    checks: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def ledger(self, budget: float) -> Ledger:
         """Return the account of a budget."""
@@ -59,18 +71,30 @@ class ScopeKeeper:
         right, wrong = self.records.get(answer, (0.0, 0.0))
         return math.log((wrong + 1.0) / (right / 2.0 + 1.0))
 
-    def told(self, answer: bytes, *, wrong: bool) -> None:
-        """Put a verdict into an answer's record."""
+    def told(self, answer: bytes, check: str = "", *, wrong: bool) -> None:
+        """Put a verdict into an answer's record, and into that of the check that refused it."""
         right, bad = self.records.get(answer, (0.0, 0.0))
         self.records[answer] = (_FORGET * right + (not wrong), _FORGET * bad + wrong)
+        if check:
+            right, bad = self.checks.get(check, (0.0, 0.0))
+            self.checks[check] = (_FORGET_CHECK * right + (not wrong), _FORGET_CHECK * bad + wrong)
+
+    def outweighs(self, check: str) -> bool:
+        """Return whether verdicts speak louder here than a check that refuses."""
+        right, wrong = self.checks.get(check, (0.0, 0.0))
+        return right + wrong >= _ENOUGH and right >= wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The likeliest answer to a prompt: the entry it was found by, and what the learner looks at."""
+    """The likeliest answer to a prompt: the entry it was found by, and what the learner looks at.
+
+    `check` of the guard refuses all prompts that have it; it still does where `judged` says so, else it is outweighed.
+    """
 
     judged: Judged
     evidence: Evidence
+    check: str = ""
 
 
 class Keeper:
@@ -146,13 +170,16 @@ class Keeper:
             return None, judged, None
         budget = budget_of(request.cache, settings)
         error = kept.learner.error(found.evidence)
-        if plain(prompt.text) == plain(found.judged.entry.prompt):
+        if found.judged.refused_by:
+            error = max(error, _REFUSED)
+        elif not found.check and plain(prompt.text) == plain(found.judged.entry.prompt):
             error = min(error, _SAME)
         action, chance = kept.ledger(budget).decide(error, self._coin(), kept.learner.taught)
         self.actions[action.value] += 1
         why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]
-        told = replace(found.judged, probability=1.0 - error, refused_by=why)
-        trial = Trial(told.entry, found.evidence, error, budget, chance, action is Action.AUDIT)
+        refused = found.judged.refused_by
+        told = found.judged if refused else replace(found.judged, probability=1.0 - error, refused_by=why)
+        trial = Trial(told.entry, found.evidence, error, budget, chance, action is Action.AUDIT, found.check)
         judged = tuple(told if one is found.judged else one for one in judged)
         return (told if action is Action.SERVE else None), judged, trial
 
@@ -162,7 +189,7 @@ class Keeper:
         kept = self.scope(scope)
         self._changed.add(scope)
         kept.learner.learn(trial.evidence, wrong=wrong, chance=trial.chance)
-        kept.told(trial.entry.meaning, wrong=wrong)
+        kept.told(trial.entry.meaning, trial.check, wrong=wrong)
         if trial.audit:
             kept.ledger(trial.budget).audited(trial.error, wrong=wrong)
 
@@ -173,7 +200,7 @@ class Keeper:
         self._changed.add(scope)
         if trial is not None:
             kept.learner.learn(trial.evidence, wrong=True)
-        kept.told(answer, wrong=True)
+        kept.told(answer, trial.check if trial is not None else "", wrong=True)
         if 0.0 < budget < 1.0:
             kept.ledger(budget).complained()
 
@@ -188,32 +215,56 @@ class Keeper:
     ) -> tuple[Found | None, tuple[Judged, ...]]:
         """Let the near entries vote on the answer; judge those of the answer with most votes, then of the next.
 
-        Votes of what may not be served count too, but not for an answer all of whose prompts were refused.
+        An answer all of whose prompts a check refuses, and that no verdicts outweigh, is looked at if there is no
+        other, so that verdicts come of it too. Votes of what may not be served count too, but not for an answer that
+        was passed over.
         """
         answers: dict[bytes, list[tuple[float, Entry]]] = {}
         votes: dict[bytes, float] = {}
         for similarity, entry in near:
-            if entry.alive(now):
+            if similarity >= LEAST_COSINE and entry.alive(now):
                 answers.setdefault(entry.meaning, []).append((similarity, entry))
                 votes[entry.meaning] = votes.get(entry.meaning, 0.0) + vote(similarity)
-        judged: list[Judged] = []
-        read = reading(prompt)
+        every, judged, read = dict(votes), list[Judged](), reading(prompt)
+        refused: tuple[bytes, Judged] | None = None
         for answer in sorted(votes, key=votes.__getitem__, reverse=True):
-            members = [(similarity, entry) for similarity, entry in answers[answer] if similarity >= LEAST_COSINE]
-            looked = [refuse(one, request, settings, now) for one in self._judge.judge(read, members, LEAST_COSINE)]
-            best = max((one for one in looked if not one.refused_by), key=likelihood, default=None)
+            looked = [refuse(one, request, settings, now) for one in self._judge.judge(read, answers[answer])]
+            best, check = max((one for one in looked if not one.refused_by), key=likelihood, default=None), ""
+            if best is None and (nearest := next((one for one in looked if one.refused_by in _YIELDING), None)):
+                if kept.outweighs(nearest.refused_by):
+                    best, check = nearest, nearest.refused_by
+                elif refused is None:
+                    refused = answer, nearest
             if best is None:
                 judged += looked
                 del votes[answer]
                 continue
-            own = votes.pop(answer)
-            rival = max(votes.values(), default=0.0)
-            nearest = answers[answer][0][0]
-            others = max((found[0][0] for other, found in answers.items() if other in votes), default=nearest)
-            told = replace(best, margin=nearest - others, agreement=own / (own + sum(votes.values())))
-            seen = evidence(best.probability, nearest, own, rival, kept.record(answer))
-            return Found(told, seen), (*judged, *(told if one is best else one for one in looked))
-        return None, tuple(judged)
+            found = _found(kept, replace(best, refused_by=""), check, answer, answers, votes)
+            return found, (*judged, *(found.judged if one is best else one for one in looked))
+        if refused is None:
+            return None, tuple(judged)
+        answer, best = refused
+        found = _found(kept, best, best.refused_by, answer, answers, every)
+        return found, tuple(found.judged if one is best else one for one in judged)
+
+
+def _found(
+    kept: ScopeKeeper,
+    best: Judged,
+    check: str,
+    answer: bytes,
+    answers: Mapping[bytes, Sequence[tuple[float, Entry]]],
+    votes: Mapping[bytes, float],
+) -> Found:
+    """Return an answer's entry with what the learner looks at; `votes` are of all answers in question."""
+    own = votes[answer]
+    rivals = [(voted, answers[other][0][0]) for other, voted in votes.items() if other != answer]
+    rival = max((voted for voted, _ in rivals), default=0.0)
+    nearest = answers[answer][0][0]
+    others = max((similarity for _, similarity in rivals), default=nearest)
+    told = replace(best, margin=nearest - others, agreement=own / sum(votes.values()))
+    seen = evidence(best.probability, nearest, own, rival, kept.record(answer), refused=bool(check))
+    return Found(told, seen, check)
 
 
 def state(kept: ScopeKeeper) -> dict[str, Any]:
@@ -222,6 +273,7 @@ def state(kept: ScopeKeeper) -> dict[str, Any]:
         "learner": kept.learner.state(),
         "ledgers": {str(budget): ledger.state() for budget, ledger in kept.ledgers.items()},
         "records": {answer.hex(): list(record) for answer, record in kept.records.items()},
+        "checks": {check: list(record) for check, record in kept.checks.items()},
     }
 
 
@@ -233,4 +285,6 @@ def restored(values: dict[str, Any]) -> ScopeKeeper:
         kept.ledger(float(budget)).restore(ledger)
     for answer, (right, wrong) in values["records"].items():
         kept.records[bytes.fromhex(answer)] = (float(right), float(wrong))
+    for check, (right, wrong) in values.get("checks", {}).items():
+        kept.checks[check] = (float(right), float(wrong))
     return kept

@@ -97,9 +97,22 @@ def _prepared(row: int, prompt: str) -> Prepared:
 _UNREAD: Final = prepare("")
 
 
-def budget_of(options: CacheOptions, settings: CacheSettings) -> float:
-    """Return the largest share of requests that may get a wrong answer; 0 and 1 are as in the settings."""
-    return settings.error_budget if options.error_budget is None else options.error_budget
+def budget_of(options: CacheOptions, settings: CacheSettings, category: str = "") -> float:
+    """Return the largest share of requests that may get a wrong answer; 0 and 1 are as in the settings.
+
+    Args:
+        options: what the caller asks for, which holds whatever the category.
+        settings: of the scope.
+        category: of the prompt; "" for none, or where it is not known yet.
+    """
+    if options.error_budget is not None:
+        return options.error_budget
+    its = settings.categories.get(category)
+    return (
+        settings.error_budget
+        if its is None or its.error_budget is None
+        else min(settings.error_budget, its.error_budget)
+    )
 
 
 def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, truncated: bool) -> str:
@@ -151,13 +164,15 @@ def likelihood(found: Judged) -> tuple[float, float]:
 
 
 def refuse(found: Judged, request: Request, settings: CacheSettings, now: float) -> Judged:
-    """Return a judged entry with the check that refuses to serve it, if any does."""
+    """Return a judged entry with what refuses to serve it, if anything does: what nothing outweighs first."""
     if request.cache.max_age is not None and now - found.entry.stored_at > request.cache.max_age:
         why = "too_old"
     elif not request.route.admits(found.entry.model):
         why = "model_not_wanted"
+    elif found.refused_by:
+        return found
     elif budget_of(request.cache, settings) == 1 and (found.probability or 0.0) < settings.min_probability:
         why = "improbable"
     else:
         return found
-    return found if found.refused_by else replace(found, refused_by=why)
+    return replace(found, refused_by=why)

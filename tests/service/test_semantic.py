@@ -81,7 +81,7 @@ def test_the_likeliest_is_served_and_not_the_nearest(judge: Judge) -> None:
         ("too_old", {"cache": CacheOptions(max_age=500.0)}, "How can I pay?"),
         ("model_not_wanted", {"route": RouteOptions(pin="other")}, "How can I pay?"),
         ("model_not_wanted", {"route": RouteOptions(deny=frozenset(("m",)))}, "How can I pay?"),
-        ("negation", {"cache": CacheOptions(max_age=500.0)}, "How can I not pay?"),
+        ("too_old", {"cache": CacheOptions(max_age=500.0)}, "How can I not pay?"),
     ],
 )
 def test_what_the_caller_does_not_want_is_not_served(
