@@ -4,14 +4,14 @@ Each serves the nearest stored prompt's answer or asks a model, whose answer it 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.budget.streams import Stream
+from benchmarks.budget.streams import Outcome, Stream, outcome
 
 Vectors = NDArray[np.float32]
 _NEAREST: Final = 256
@@ -19,15 +19,6 @@ _BLOCK: Final = 500
 # GPTCache 0.1.44 serves above .8 of its similarity score, which for its own evaluation of embeddings' distances is
 # (4 - squared distance) / 4: with unit vectors (1 + cosine) / 2.
 GPTCACHE: Final = 2 * 0.8 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Shares of all requests, in percent: answered, and answered wrongly; and answered in the second half."""
-
-    hits: float
-    wrong: float
-    late: float
 
 
 class Nearest:
@@ -89,12 +80,6 @@ def play(stream: Stream, nearest: Nearest, serve: Rule, told: Told = lambda *_: 
         exact[prompt] = place
         stored[place] = keep
     return outcome(hits.tolist(), wrong.tolist())
-
-
-def outcome(hits: Sequence[bool], wrong: Sequence[bool]) -> Outcome:
-    """Return the shares."""
-    late = hits[len(hits) // 2 :]
-    return Outcome(100 * sum(hits) / len(hits), 100 * sum(wrong) / len(wrong), 100 * sum(late) / len(late))
 
 
 def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> tuple[Outcome, float] | None:

@@ -1,56 +1,29 @@
-"""Streams through the service, and through its rivals' rules, in the same run.
+"""Streams through the error budget, and through its rivals' rules, in the same run.
 
     python -m benchmarks.budget.run ../shared/data/cache --orders 20 --output benchmarks/results/budget.md
 
-The service runs in this process, whole but for its sockets: every request is a Decide, every plan is followed by a
-Report with the right answer, in a scope and a store of its own. Embeddings are the real encoder's, computed once and
-remembered. An exact repetition is answered by all, and counts.
+By itself a stream goes through what decides under an error budget, with embeddings that were made once
+(`benchmarks.budget.replay`); with `--service` through a running server, over its socket (`benchmarks.budget.service`).
+After every plan the right answer is reported. An exact repetition is answered by all, and counts.
 """
 
 import argparse
-import asyncio
-import random
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from waypost.v1 import admin_pb2, router_pb2, types_pb2
 
-from benchmarks.budget.rivals import Nearest, Outcome, best_fixed, gptcache, outcome, vcache
-from benchmarks.budget.streams import Stream, load
+from benchmarks.budget import replay, service
+from benchmarks.budget.rivals import Nearest, Vectors, best_fixed, gptcache, vcache
+from benchmarks.budget.streams import Outcome, Run, Stream, World, load
 from benchmarks.machine import machine
 from index import DEFAULT_ENCODER
-from index.build import build_index
-from index.catalogue import load_catalogue
 from index.encoder import OnnxEncoder, encode_texts
-from index.records import Reference
-from service import operations, runtime
-from service.auth import ANYONE
-from service.settings import load_settings
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-_REFERENCES: Final = [Reference("a", "add two numbers", "small"), Reference("b", "prove a theorem", "large")]
 _FLIPPED: Final = 0.05
 _MISSING: Final = 1 / 3
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """How a stream's callers report: `flipped` of what they say of candidates, and no report of `missing` of the plans.
-
-    `own_words`: no two answers of the models are the same text, so only what callers say of candidates can teach.
-    """
-
-    flipped: float = 0.0
-    missing: float = 0.0
-    own_words: bool = False
-
-
 WORLDS: Final = {
     "": World(),
     "own words": World(own_words=True),
@@ -60,100 +33,18 @@ WORLDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the service did with one order: an outcome, audits in percent, and its bound in percent at the end."""
+class Embedder:
+    """The real encoder, which remembers every vector."""
 
-    outcome: Outcome
-    audits: float
-    bound: float
-    decide_us: float
+    def __init__(self) -> None:
+        self.encoder = OnnxEncoder.load(DEFAULT_ENCODER)
+        self._known: dict[str, Vectors] = {}
 
-
-class Service:
-    """One service, called as its edge calls it."""
-
-    def __init__(self, loaded: runtime.Runtime) -> None:
-        self._runtime = loaded
-        self._operations = {
-            name: operations.of(*name.split(".")) for name in ("Router.Decide", "Router.Report", "Admin.GetStats")
-        }
-
-    async def call(self, name: str, message: Any) -> Any:
-        """Call an operation with a message."""
-        return await self._operations[name](message, operations.Call(self._runtime, ANYONE, time.perf_counter(), None))
-
-
-async def serve(stream: Stream, budget: float, world: World, seed: int) -> Run:
-    """Send a stream through a fresh service."""
-    chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        index, data = Path(folder) / "index", Path(folder) / "data"
-        build_index(_REFERENCES, load_catalogue(ROOT / "reference_prompts" / "models.toml"), _encoder(), index)
-        tables = {"index": {"path": index}, "store": {"data_dir": data}, "journal": {"enabled": False}}
-        loaded = await runtime.load(load_settings(None, tables))
-        try:
-            return await _serve(Service(loaded), stream, budget, world, chance)
-        finally:
-            await loaded.close()
-
-
-async def _serve(service: Service, stream: Stream, budget: float, world: World, chance: random.Random) -> Run:
-    hits, wrong, seconds = [False] * len(stream), [False] * len(stream), []
-    said: dict[str, str] = {}  # what each stored answer is about, by its entry
-    for place, (prompt, about) in enumerate(zip(stream.prompts, stream.answers, strict=True)):
-        cache = types_pb2.CacheControl(error_budget=budget)
-        decision = await service.call("Router.Decide", router_pb2.DecideRequest(prompt=prompt, cache=cache))
-        seconds.append(decision.timings.verify.nanos / 1e3)
-        if decision.WhichOneof("outcome") == "answer":
-            hits[place], wrong[place] = True, decision.answer.content.split(" | ")[0] != about
-            continue
-        candidate = decision.plan.candidate.entry_id
-        if candidate and chance.random() < world.missing:
-            continue
-        equivalent = None
-        if candidate:
-            equivalent = (said[candidate] == about) != (chance.random() < world.flipped)
-        report = router_pb2.ReportRequest(
-            decision_id=decision.decision_id,
-            fill_token=decision.plan.fill_token,
-            model=decision.plan.steps[0].model,
-            outcome=types_pb2.OUTCOME_OK,
-            answer=f"{about} | {place}" if world.own_words else about,
-            finish_reason="stop",
-            candidate_equivalent=equivalent,
-        )
-        done = await service.call("Router.Report", report)
-        said.setdefault(done.entry_id, about)
-    stats: Any = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope="default"))
-    account = stats.budgets[0]
-    used = [one for one in seconds if one]
-    return Run(
-        outcome(hits, wrong),
-        100 * account.audits / len(stream),
-        100 * account.error_bound,
-        statistics.median(used) if used else 0.0,
-    )
-
-
-_ENCODER: list[OnnxEncoder] = []
-
-
-def _encoder() -> OnnxEncoder:
-    """Return the real encoder, which from here on remembers every vector."""
-    if not _ENCODER:
-        _ENCODER.append(OnnxEncoder.load(DEFAULT_ENCODER))
-        vectors: dict[tuple[int, ...], Any] = {}
-        encode = OnnxEncoder.encode
-
-        def remembered(self: OnnxEncoder, batch: Any) -> Any:
-            keys = [tuple(tokens.ids) for tokens in batch]
-            if new := {key: tokens for key, tokens in zip(keys, batch, strict=True) if key not in vectors}:
-                vectors.update(zip(new, encode(self, list(new.values())), strict=True))
-            return np.stack([vectors[key] for key in keys])
-
-        OnnxEncoder.encode = remembered  # type: ignore[method-assign]
-    return _ENCODER[0]
+    def __call__(self, stream: Stream) -> Vectors:
+        """Return the vectors of a stream's prompts, in order."""
+        if new := sorted(set(stream.prompts) - self._known.keys()):
+            self._known.update(zip(new, encode_texts(self.encoder, new), strict=True))
+        return np.stack([self._known[prompt] for prompt in stream.prompts])
 
 
 def main() -> None:
@@ -164,15 +55,18 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first order's number")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.01, 0.02, 0.05])
     parser.add_argument("--streams", nargs="+", default=["banking77", "banking77-kept", "qqp-kept", "arena"])
+    parser.add_argument("--rows", type=int, help="the first so many of each order: the rest is left out")
+    parser.add_argument("--service", action="store_true", help="through a running server, over its socket")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=[""])
     parser.add_argument(
         "--rivals", type=int, default=3, help="orders that the rivals play: their rules are slow to try"
     )
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    embed = Embedder()
     lines = [f"Measured on {machine()}.", "", _HEAD, "|" + "---|" * 10]
     for name in given.streams:
-        for line in _table(name, given):
+        for line in _table(name, given, embed):
             lines.append(line)
             print(line, flush=True)
     if given.output:
@@ -185,16 +79,15 @@ _HEAD: Final = (
 )
 
 
-def _table(name: str, given: argparse.Namespace) -> Iterator[str]:
+def _table(name: str, given: argparse.Namespace, embed: Embedder) -> Iterator[str]:
     orders = range(given.first, given.first + given.orders)
+    streams = [load(name, given.data, order).first(given.rows) for order in orders]
     for budget in given.budgets:
         for world in given.worlds:
-            runs = [asyncio.run(serve(load(name, given.data, i), budget, WORLDS[world], i)) for i in orders]
-            who = f"Waypost{', ' + world if world else ''}"
+            who = f"Waypost{', over its socket' if given.service else ''}{', ' + world if world else ''}"
+            runs = _runs(streams, orders, budget, WORLDS[world], embed, over=given.service)
             yield _row(name, budget, who, [run.outcome for run in runs], _more(runs))
-        played = [load(name, given.data, order) for order in orders[: given.rivals]]
-        tables = [Nearest(_vectors(stream)) for stream in played]
-        pairs = list(zip(played, tables, strict=True))
+        pairs = [(stream, Nearest(embed(stream))) for stream in streams[: given.rivals]]
         if not pairs:
             continue
         fixed = [one for stream, table in pairs if (one := best_fixed(stream, table, budget)) is not None]
@@ -207,6 +100,18 @@ def _table(name: str, given: argparse.Namespace) -> Iterator[str]:
                 name, budget, who, [vcache(s, t, budget, seed=i, keep_all=keep_all) for i, (s, t) in enumerate(pairs)]
             )
         yield _row(name, budget, "GPTCache's rule at its default", [gptcache(s, t) for s, t in pairs])
+
+
+def _runs(
+    streams: Sequence[Stream], orders: Sequence[int], budget: float, world: World, embed: Embedder, *, over: bool
+) -> list[Run]:
+    if over:
+        return service.play(streams, budget, world, orders, embed.encoder)
+    judge = replay.judge(embed.encoder.digest)
+    return [
+        replay.play(stream, embed(stream), budget, world, order, judge)
+        for stream, order in zip(streams, orders, strict=True)
+    ]
 
 
 def _row(name: str, budget: float, who: str, found: Sequence[Outcome], more: str = "") -> str:
@@ -223,12 +128,8 @@ def _more(runs: Sequence[Run]) -> str:
     """Return what is known of the service only: audits, bound, and the time of the verify stage."""
     audits, bound = (statistics.mean(getattr(run, name) for run in runs) for name in ("audits", "bound"))
     covered = sum(run.outcome.wrong <= run.bound for run in runs)
-    verify = statistics.median(run.decide_us for run in runs)
+    verify = statistics.median(run.verify_us for run in runs)
     return f"audits {audits:.1f} %, bound {bound:.2f} %, held {covered} of {len(runs)}, verify {verify:.0f} us"
-
-
-def _vectors(stream: Stream) -> Any:
-    return encode_texts(_encoder(), stream.prompts)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -30,6 +30,47 @@ class Stream:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def first(self, rows: int | None) -> Self:
+        """Return its first rows; None: all."""
+        return replace(self, prompts=self.prompts[:rows], answers=self.answers[:rows])
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How a stream's callers report: `flipped` of what they say of candidates, and no report of `missing` of the plans.
+
+    `own_words`: no two answers of the models are the same text, so only what callers say of candidates can teach.
+    """
+
+    flipped: float = 0.0
+    missing: float = 0.0
+    own_words: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Shares of all requests, in percent: answered, and answered wrongly; and answered in the second half."""
+
+    hits: float
+    wrong: float
+    late: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the service did with one order: an outcome, audits and its bound in percent, and the median time of verifying."""
+
+    outcome: Outcome
+    audits: float
+    bound: float
+    verify_us: float
+
+
+def outcome(hits: Sequence[bool], wrong: Sequence[bool]) -> Outcome:
+    """Return the shares."""
+    late = hits[len(hits) // 2 :]
+    return Outcome(100 * sum(hits) / len(hits), 100 * sum(wrong) / len(wrong), 100 * sum(late) / len(late))
+
 
 def kept_intents(names: Iterable[str]) -> set[str]:
     """Return the intents of banking77 that no setting was chosen on."""
@@ -47,8 +88,9 @@ def load(name: str, data: Path, order: int) -> Stream:
     """Return a stream in one of its orders.
 
     Args:
-        name: banking77: all rows; banking77-kept: those of the intents no setting was chosen on; qqp-kept: of QQP's
-            clusters that none was chosen on, 10,000 requests by Zipf's law; arena: distinct prompts.
+        name: banking77: all rows; banking77-kept: those of the intents no setting was chosen on; banking77-drift: all,
+            and from the middle on every other intent has a new answer; qqp-kept: of QQP's clusters that none was chosen
+            on, 10,000 requests by Zipf's law; arena: distinct prompts.
         data: the folder.
         order: any number.
     """
@@ -61,7 +103,11 @@ def load(name: str, data: Path, order: int) -> Stream:
         rows = [row for row in rows if row["label"] in kept]
     answers = [str(i) if name == "arena" else row["label"] for i, row in enumerate(rows)]
     places = chance.permutation(len(rows))
-    return Stream([canonical(rows[i]["text"]) for i in places], [answers[i] for i in places])
+    told = [answers[i] for i in places]
+    if name == "banking77-drift":
+        turned = set(sorted(set(answers))[::2])
+        told = [f"{one}, changed" if n >= len(told) / 2 and one in turned else one for n, one in enumerate(told)]
+    return Stream([canonical(rows[i]["text"]) for i in places], told)
 
 
 def _zipf(data: Path, chance: np.random.Generator) -> Stream:
