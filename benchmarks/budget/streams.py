@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the service did with one order: an outcome, audits and its bound in percent, and the median time of verifying."""
+    """What the service did with one order: its outcome; audits and bound in percent; the verify stage's median time."""
 
     outcome: Outcome
     audits: float

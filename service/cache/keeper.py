@@ -36,8 +36,9 @@ _COINS: Final = secrets.SystemRandom()
 # experience is needed to serve it. Audits find out where it is not so.
 _SAME: Final = 0.001
 
-# A check that refuses is outweighed by a scope's verdicts once there are so many of answers it refused, and most said
-# right: before that it has the last word. The last fifty count. Where not all was read, it always has.
+# A check that refuses is outweighed by a scope's verdicts once there are 35 of answers it refused (as much as 25, since
+# older ones count less: the last 50 or so do) and most said right. Before that it has the last word; where not all was
+# read, it always has.
 _ENOUGH: Final = 25.0
 _FORGET_CHECK: Final = 0.98
 _YIELDING: Final = frozenset(CHECKS) - {"too_long"}

@@ -1,12 +1,15 @@
 """Over the socket, with the real encoder: a budget holds on a stream, audits and verdicts do what the contract says."""
 
 import itertools
+import json
 import random
+import signal
+import sqlite3
 from pathlib import Path
 
 from waypost.v1 import admin_pb2, types_pb2
 
-from tests.e2e.kit import Client, serving
+from tests.e2e.kit import Client, serving, wait_for
 
 TOPICS = {
     "reset": ["How do I reset my password", "I forgot my password, how can I set a new one", "password reset"],
@@ -79,6 +82,35 @@ def test_what_was_learned_and_the_wordings_are_there_after_a_restart(starter_ind
         assert len(client.answers("shop")) == known
         again = [client.decide(prompt, "shop").answer for _, prompt in order]
         assert sum(found.match == types_pb2.MATCH_EXACT for found in again) > known, "by wordings"
+        client.close()
+
+
+def requests_kept(data: Path, scope: str) -> int:
+    """Return how many requests the scope's account has, by what is on disk."""
+    with sqlite3.connect(f"file:{data / 'policy.sqlite3'}?mode=ro", uri=True) as file:
+        rows = file.execute("SELECT value FROM kept WHERE kind = 'cache' AND key = ?", (scope,)).fetchall()
+    return sum(ledger["now"]["requests"] for (value,) in rows for ledger in json.loads(value)["ledgers"].values())
+
+
+def test_what_was_learned_survives_a_kill(starter_index: Path, tmp_path: Path) -> None:
+    order, data = stream(3)[:300], tmp_path / "data"
+    with serving(starter_index, data) as server:
+        client = Client(server.address)
+        asked(client, "shop", 0.05, order)
+        before = account(client, "shop")
+        assert before.verdicts > 0
+        wait_for(lambda: requests_kept(data, "shop") == len(order))
+        client.close()
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    with serving(starter_index, data) as server:
+        client = Client(server.address)
+        after = account(client, "shop")
+        assert (after.requests, after.served, after.audits) == (before.requests, before.served, before.audits)
+        assert (after.verdicts, after.wrong) == (before.verdicts, before.wrong)
+        assert abs(after.error_bound - before.error_bound) < 1e-9
+        hits, wrong, _ = asked(client, "shop", 0.05, stream(3)[300:420])
+        assert hits >= 40, "it goes on from there, not from a cold start"
+        assert wrong <= 6
         client.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
 from index.store import MemoryStore
 from service.cache.keeper import AUDITED, OVER_BUDGET
-from tests.service.kit import Service, build, running
+from tests.service.kit import REFERENCES, Service, build, running
 
 BASE = "what is the capital of the country"
 WORDS = ("blue", "whale", "garden", "copper", "violin", "harbour")
@@ -187,6 +188,86 @@ async def test_a_scope_may_have_a_budget_of_its_own_and_a_request_too(root: Path
         assert not (await stats(service, "free:a")).budgets
         await service.decide(ORDERS[1], "other", cache=budget(0.03))
         assert [one.error_budget for one in (await stats(service, "other")).budgets] == [0.02, 0.03]
+
+
+NUMBERED = "please show me the state of my order number {} as of today"
+
+
+async def numbered(service: Service, equivalent: bool, scope: str = "", *, times: int = 80) -> list[str]:  # noqa: FBT001
+    """Ask for ever other numbers than what is stored has; return what each candidate was refused by, "" if served."""
+    await service.put(NUMBERED.format(0), "an answer", scope)
+    found = []
+    for number in range(1, times + 1):
+        decision = await service.decide(NUMBERED.format(number), scope, cache=budget(0.05))
+        found.append(decision.plan.candidate.refused_by)
+        if decision.WhichOneof("outcome") == "plan":
+            await service.report(decision, fill_token="", candidate_equivalent=equivalent)
+    return found
+
+
+async def test_a_check_is_a_veto_until_a_scope_has_told_often_enough_that_it_is_mistaken(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        refused = await numbered(service, equivalent=True)
+        assert set(refused[:35]) == {"numbers_differ"}, "nothing is served against it from a cold start"
+        assert "numbers_differ" not in refused[35:]
+        assert refused[-1] == "", "from then on the budget decides"
+        served = await service.decide(NUMBERED.format(999), cache=budget(0.05), explain=True)
+        assert "numbers_differ is outweighed by this scope's verdicts" in [n.note for n in served.explanation.notes]
+        other = await service.decide(NUMBERED.format(999), "other", cache=budget(0.05))
+        assert not other.plan.HasField("candidate")
+
+
+async def test_a_check_that_is_right_stays_a_veto_however_much_else_is_learned(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        assert set(await numbered(service, equivalent=False)) == {"numbers_differ"}
+        await teach(service)
+        assert (await service.decide(NUMBERED.format(99))).plan.candidate.refused_by == "numbers_differ"
+
+
+async def test_no_verdict_outweighs_what_the_caller_does_not_want(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        await numbered(service, equivalent=True)
+        old = types_pb2.CacheControl(error_budget=0.05)
+        old.max_age.nanos = 1
+        refused = await service.decide(NUMBERED.format(999), cache=old)
+        assert refused.plan.candidate.refused_by == "too_old"
+
+
+async def test_what_verdicts_say_of_checks_goes_on_after_a_restart(root: Path) -> None:
+    kept: dict[str, object] = {}
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        service.runtime.lessons.keep({}, lambda _, key, value: kept.update({key: value}))
+        await numbered(service, equivalent=True)
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        service.runtime.lessons.keep(json.loads(json.dumps(kept)), lambda *_: None)
+        assert "numbers_differ" not in await numbered(service, equivalent=True, times=3)
+
+
+async def test_a_category_may_have_a_smaller_budget_than_its_scope_but_no_request_is_overruled(tmp_path: Path) -> None:
+    build(tmp_path, [replace(reference, category="maths") for reference in REFERENCES])
+    categories = {"maths": {"error_budget": 0.002}}
+    async with running(tmp_path, cache={"error_budget": 0.05, "categories": categories}) as service:
+        maths = REFERENCES[0].prompt
+        await service.decide(maths)
+        assert [one.error_budget for one in (await stats(service)).budgets] == [0.002]
+        await service.decide(maths, cache=budget(0.03))
+        await service.put(maths, "an answer")
+        await service.decide(maths)
+        assert {one.error_budget: one.requests for one in (await stats(service)).budgets} == {
+            0.002: 1,
+            0.03: 1,
+            0.05: 1,
+        }
+
+
+async def test_a_category_with_a_budget_of_0_is_hit_exactly_only(tmp_path: Path) -> None:
+    build(tmp_path, [replace(reference, category="maths") for reference in REFERENCES])
+    categories = {"maths": {"error_budget": 0}}
+    async with running(tmp_path, cache={"error_budget": 1, "categories": categories}) as service:
+        await service.put(REFERENCES[0].prompt, "an answer")
+        near = await service.decide(f"{REFERENCES[0].prompt}?")
+        assert not near.plan.HasField("candidate")
+        assert (await service.decide(REFERENCES[0].prompt)).answer.content == "an answer"
 
 
 async def test_what_one_scope_learned_changes_nothing_in_another(root: Path) -> None:
