@@ -30,8 +30,6 @@ _FORGET: Final = 1e-5
 # development half of a bank's questions .4 % were. It weighs as much as so many verdicts: few audits reach these.
 _PRIOR_UNSEEN: Final = 0.004
 _PRIOR_SURE: Final = 1_000.0
-_SURE: Final = 500.0
-_SURE: Final = 1_000.0
 _SURE: Final = 0.01
 _MAX_LOGIT: Final = 30.0
 _LEAST_CURVATURE: Final = 1e-4
@@ -86,18 +84,15 @@ class _Logistic:
         self.covariance = np.diag(np.square(deviations))
         self._drift = _FORGET * self.covariance
 
-    def logit(self, seen: Evidence) -> float:
-        """Return the log-odds, drawn to 0 by what is not known yet."""
+    def logit(self, seen: Evidence) -> tuple[float, float]:
+        """Return the log-odds, drawn to 0 by what is not known yet, and those by the likeliest weights."""
         row = np.array(seen)
-        return float(row @ self.mean) / math.sqrt(1.0 + math.pi * float(row @ self.covariance @ row) / 8.0)
+        likeliest = float(row @ self.mean)
+        return likeliest / math.sqrt(1.0 + math.pi * float(row @ self.covariance @ row) / 8.0), likeliest
 
-    def plain(self, seen: Evidence) -> float:
-        """Return the probability by the likeliest weights."""
-        return _sigmoid(float(np.array(seen) @ self.mean))
-
-    def learn(self, seen: Evidence, truth: float, weight: float) -> None:
-        """Take in how it was, 0 to 1."""
-        row, p = np.array(seen), self.plain(seen)
+    def learn(self, seen: Evidence, p: float, truth: float, weight: float) -> None:
+        """Take in how it was, 0 to 1, where the likeliest weights had said p."""
+        row = np.array(seen)
         covariance = self.covariance + self._drift
         lean = covariance @ row
         curvature = weight * max(p * (1.0 - p), _LEAST_CURVATURE)
@@ -125,7 +120,7 @@ class Learner:
     def error(self, seen: Evidence) -> float:
         """Return the probability that the answer is wrong, 0 to 1, drawn to one half by what is not known yet."""
         unseen = self.unseen
-        return unseen + (1.0 - unseen) * _sigmoid(self._correction.logit(_bent(self._model.logit(seen))))
+        return unseen + (1.0 - unseen) * _sigmoid(self._correction.logit(_bent(self._model.logit(seen)[0]))[0])
 
     @property
     def unseen(self) -> float:
@@ -140,13 +135,14 @@ class Learner:
             wrong: whether its answer was wrong.
             chance: the probability with which this verdict was asked for; the rarer, the more it stands for.
         """
-        weight, said = min(1.0 / chance, _MAX_WEIGHT), _bent(self._model.logit(seen))
-        p, corrected = self._model.plain(seen), self._correction.plain(said)
+        weight, (drawn, likeliest) = min(1.0 / chance, _MAX_WEIGHT), self._model.logit(seen)
+        said = _bent(drawn)
+        p, corrected = _sigmoid(likeliest), _sigmoid(self._correction.logit(said)[1])
         truth, left = self._told(p, wrong=wrong), self._told(corrected, wrong=wrong)
         if corrected < _SURE:
             self._unseen = [self._unseen[0] + wrong - left, self._unseen[1] + 1.0]
-        self._correction.learn(said, left, weight)
-        self._model.learn(seen, truth, weight)
+        self._correction.learn(said, corrected, left, weight)
+        self._model.learn(seen, p, truth, weight)
         self.taught += 1
 
     def _told(self, p: float, *, wrong: bool) -> float:
