@@ -36,10 +36,10 @@ _COINS: Final = secrets.SystemRandom()
 # experience is needed to serve it. Audits find out where it is not so.
 _SAME: Final = 0.001
 
-# A check that refuses is outweighed by a scope's verdicts once there are 35 of answers it refused (as much as 25, since
+# A check that refuses is outweighed by a scope's verdicts once there are 18 of answers it refused (as much as 15, since
 # older ones count less: the last 50 or so do) and most said right. Before that it has the last word; where not all was
 # read, it always has.
-_ENOUGH: Final = 25.0
+_ENOUGH: Final = 15.0
 _FORGET_CHECK: Final = 0.98
 _YIELDING: Final = frozenset(CHECKS) - {"too_long"}
 _REFUSED: Final = 0.95  # the error of what a check refuses: no budget bears it
