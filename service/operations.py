@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.catalogue import Catalogue
-from index.errors import GenerationError, StoreError, WaypostError
+from index.errors import GenerationError, WaypostError
 from index.generation import list_generations
 from index.records import Answer, LiveReference, Reference
 from index.store import Kind, Record, RecordKey
@@ -25,7 +25,7 @@ from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
 from service.lookup import NO_SEARCH
-from service.reports import Report, oversize, refusal, report, to_answer
+from service.reports import Report, oversize, refusal, to_answer
 from service.requests import Decision, Outcome, Request, tokens_of
 from service.runtime import Runtime
 from service.settings import to_toml
@@ -112,23 +112,7 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         cost_usd=message.usage.cost_usd,
         equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
-    try:
-        done = await report(
-            decision,
-            message.fill_token,
-            what,
-            runtime.decider.answers,
-            runtime.encoder,
-            runtime.settings.cache.of(decision.request.scope),
-            runtime.lessons,
-        )
-    except StoreError:
-        runtime.decider.flights.failed(decision.id)
-        raise
-    if done.entry_id:
-        runtime.decider.flights.stored(decision.prompt.key, done.private_to)
-    else:
-        runtime.decider.flights.failed(decision.id)
+    done = await runtime.report(decision, message.fill_token, what)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
