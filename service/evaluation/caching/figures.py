@@ -196,11 +196,10 @@ def shares(events: Sequence[Event], prices: Prices, among: Sequence[int] | None 
 
 def _of_played(played: Played, prices: Prices) -> Shares:
     """Return the same of a simpler cache."""
+    flags = (values.tolist() for values in (played.hits, played.exact, played.wrong, played.unknown))
     events = [
-        Event("semantic" if hit else "plan", right=None if unknown else not wrong)
-        for hit, wrong, unknown in zip(
-            played.hits.tolist(), played.wrong.tolist(), played.unknown.tolist(), strict=True
-        )
+        Event("exact" if same else "semantic" if hit else "plan", right=None if unknown else not wrong)
+        for hit, same, wrong, unknown in zip(*flags, strict=True)
     ]
     return shares(events, prices)
 

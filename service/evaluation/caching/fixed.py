@@ -42,9 +42,10 @@ class Calls:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Played:
-    """Which calls were answered, and which of these wrongly or perhaps wrongly."""
+    """Which calls were answered, which of these by the same prompt, and which wrongly or perhaps wrongly."""
 
     hits: Flags
+    exact: Flags
     wrong: Flags
     unknown: Flags
 
@@ -102,7 +103,7 @@ Told = Callable[[float, int, bool | None], bool]
 def play(calls: Calls, nearest: Nearest | None, serve: Rule, told: Told = lambda *_: True) -> Played:
     """Return what a rule does with calls; without `nearest` only the same prompt is found."""
     n = len(calls)
-    stored, hits, wrong, unknown = (np.zeros(n, np.bool_) for _ in range(4))
+    stored, hits, same, wrong, unknown = (np.zeros(n, np.bool_) for _ in range(5))
     exact: dict[Hashable, int] = {}
     alive: list[tuple[float, int]] = []
 
@@ -118,6 +119,7 @@ def play(calls: Calls, nearest: Nearest | None, serve: Rule, told: Told = lambda
                 del exact[calls.keys[gone]]
         if (known := exact.get(calls.keys[call])) is not None:
             answered(call, known)
+            same[call] = True
             continue
         found, keep = (nearest.of(call, stored) if nearest is not None else None), True
         if found is not None:
@@ -129,7 +131,7 @@ def play(calls: Calls, nearest: Nearest | None, serve: Rule, told: Told = lambda
         stored[call] = keep
         if calls.lapses and calls.lapses[call]:
             heapq.heappush(alive, (calls.lapses[call], call))
-    return Played(hits, wrong, unknown)
+    return Played(hits, same, wrong, unknown)
 
 
 def above(threshold: float) -> Rule:

@@ -112,7 +112,7 @@ def explained(passed: Passed | None, budget: float) -> list[tuple[str, str]]:
 
 def usd(value: float) -> str:
     """Return an amount of money."""
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4g}"
+    return f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
 
 
 def _numbers(values: Mapping[str, float]) -> str:
