@@ -146,7 +146,7 @@ class Decider:
         if stale and (not self._keeps(entry, now) or self.flights.begin(prompt.key)):
             return None
         answer = self.answers.fetch(entry)
-        return Hit(answer, exact=True, similarity=1.0, stale=stale) if answer is not None else None
+        return Hit(answer, exact=True, similarity=1.0, matched=prompt.text, stale=stale) if answer is not None else None
 
     def _keeps(self, entry: Entry, now: float) -> bool:
         """Return whether a lapsed answer may still be served while another caller fetches it anew."""
@@ -203,9 +203,7 @@ class Decider:
         answer = self.answers.fetch(served.entry) if served is not None else None
         if served is not None and answer is not None:
             stale = bool(answer.expires_at) and now >= answer.expires_at
-            decision.hit = Hit(
-                answer, exact=False, similarity=served.similarity, p_correct=served.probability, stale=stale
-            )
+            decision.hit = Hit(answer, False, served.similarity, served.entry.prompt, served.probability, stale)
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)

@@ -76,9 +76,9 @@ class Lessons:
             equivalent: what the caller says of the candidate.
         """
         trial, scope = decision.trial, decision.request.scope
-        if trial is None or decision.hit is not None:
+        if trial is None or decision.taught or decision.hit is not None:
             return None
-        decision.trial = None
+        decision.taught = True
         verdict = plain_verdict(equivalent, answer, trial.entry.meaning)
         if verdict is not None:
             self.keeper.learn(scope, trial, wrong=not verdict)
@@ -95,7 +95,8 @@ class Lessons:
         """Learn that what was served was wrong."""
         if decision.hit is None:
             return
-        trial, decision.trial = decision.trial, None
+        trial = None if decision.taught else decision.trial
+        decision.taught = True
         request = decision.request
         budget = budget_of(request.cache, self._settings.of(request.scope))
         self.keeper.complain(request.scope, budget, trial, decision.hit.answer.meaning)

@@ -148,11 +148,13 @@ class Keeper:
         error = kept.learner.error(found.evidence)
         if plain(prompt.text) == plain(found.judged.entry.prompt):
             error = min(error, _SAME)
-        action, chance = kept.ledger(budget).decide(error, self._coin(), kept.learner.taught)
+        ledger = kept.ledger(budget)
+        bearable = ledger.bearable
+        action, chance = ledger.decide(error, self._coin(), kept.learner.taught)
         self.actions[action.value] += 1
         why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]
         told = replace(found.judged, probability=1.0 - error, refused_by=why)
-        trial = Trial(told.entry, found.evidence, error, budget, chance, action is Action.AUDIT)
+        trial = Trial(told.entry, found.evidence, error, budget, bearable, chance, action is Action.AUDIT)
         judged = tuple(told if one is found.judged else one for one in judged)
         return (told if action is Action.SERVE else None), judged, trial
 

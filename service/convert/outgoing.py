@@ -13,6 +13,7 @@ from index.records import Answer, Model, Reference
 from index.store import Record
 from index.verifier import FEATURES
 from service.cache.budget import Ledger
+from service.cache.learner import FEATURES as LEARNED
 from service.convert.fields import MIB
 from service.requests import (
     STAGES,
@@ -21,6 +22,7 @@ from service.requests import (
     Judged,
     Reviewed,
     Timings,
+    Trial,
     stage_times,
 )
 
@@ -104,7 +106,7 @@ def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bo
     if hit.p_correct is not None:
         out.p_correct = hit.p_correct
     out.stored_at.CopyFrom(timestamp(answer.stored_at))
-    out.matched_prompt = answer.prompt
+    out.matched_prompt = hit.matched
     out.stale = hit.stale
 
 
@@ -166,6 +168,8 @@ def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
     out.experiment_arm = decision.trace.arm
     for judged in decision.judged:
         out.notes.add(stage="verify", note=_verdict(judged))
+    if decision.trial is not None:
+        out.notes.add(stage="verify", note=_trial(decision.trial))
     for stage, note in decision.notes:
         out.notes.add(stage=stage, note=note)
 
@@ -184,6 +188,19 @@ def _verdict(judged: Judged) -> str:
         if value and not name.startswith("cosine")
     ]
     return f"{entry.answer_id} {entry.prompt[:_SHOWN]!r}: {said} ({', '.join(parts)})"
+
+
+def _trial(trial: Trial) -> str:
+    """Return one line: how likely the likeliest answer was wrong, by what, and what the error budget made of that."""
+    bears = f"the error budget of {trial.budget:g} bore up to {trial.bearable:.4f}"
+    if trial.audit:
+        what = f"could be served and was sent to a model to check (chance {trial.chance:.3f})"
+    elif trial.chance == 1.0:
+        what = "was too much"
+    else:
+        what = f"was served (chance of a check {trial.chance:.3f})"
+    parts = [f"{name} {value:.3f}" for name, value in zip(LEARNED, trial.evidence, strict=True) if name != "bias"]
+    return f"{trial.entry.answer_id} wrong with probability {trial.error:.4f} ({', '.join(parts)}): {bears}; it {what}"
 
 
 def _estimate(estimate: Estimate) -> types_pb2.ModelEstimate:

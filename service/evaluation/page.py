@@ -23,12 +23,13 @@ img{max-width:100%;height:auto;display:block;margin:8px 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th{color:var(--soft);font-weight:600;white-space:nowrap}th:first-child,td:first-child{text-align:left}
-tr.router td{font-weight:600;background:#eef5fa}.good{color:var(--good)}.bad{color:var(--bad)}
+tr.router td{font-weight:600;background:#eef5fa}.good,.card .good{color:var(--good)}.bad,.card .bad{color:var(--bad)}
 .bar{display:inline-block;height:10px;border-radius:3px;background:var(--blue);vertical-align:middle;margin-left:8px}
 details{border-top:1px solid var(--line);padding:8px 0}summary{cursor:pointer}
 blockquote{margin:8px 0;padding:8px 12px;background:var(--back);border-radius:6px;white-space:pre-wrap;
 overflow-wrap:anywhere}
-.sides td{text-align:left}.sides td:not(:first-child){width:45%}input[type=range]{width:100%;accent-color:var(--blue)}
+.sides th,.sides td{text-align:left}.sides td:first-child{width:9em;color:var(--soft)}
+input[type=range]{width:100%;accent-color:var(--blue)}
 output{display:block;font-size:17px;margin-top:4px;font-variant-numeric:tabular-nums}
 """
 

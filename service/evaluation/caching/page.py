@@ -131,7 +131,7 @@ def _refusals(found: Figures) -> str:
 
 
 def _worst(found: Figures, budget: float) -> str:
-    note = "Those first of which the service was surest. What one would call wrong here may be right: look."
+    note = "Those first of which the service was surest. A label, or an answer, may be wrong as well: look."
     lines = "".join(_wrong_hit(one, budget) for one in found.worst)
     return section("The worst wrong hits, and why they passed", note, lines) if lines else ""
 

@@ -19,9 +19,9 @@ from index.encoder import Encoder
 from index.records import Reference
 from index.store import MemoryStore
 from index.verifier import FEATURES as ALIGNED
-from service.cache.budget import CONFIDENCE, Ledger
+from service.cache.budget import CONFIDENCE
 from service.cache.learner import FEATURES as LEARNED
-from service.cache.semantic import budget_of, likelihood
+from service.cache.semantic import likelihood
 from service.clock import Clock
 from service.evaluation.caching.log import Log, Logged
 from service.evaluation.caching.truth import Truth
@@ -164,7 +164,7 @@ async def _one(service: _Service, place: int, row: Logged) -> Event:
         by = service.filled[hit.answer.id]
         right = truth.same(place, by)
         kind = "exact" if hit.exact else "semantic"
-        passed = None if hit.exact or right else _passed(service, decision)
+        passed = None if hit.exact or right else _passed(decision)
         return Event(kind, by, right, hit.similarity, hit.p_correct, seconds=seconds, passed=passed)
     by, right, why = -1, None, ""
     candidate, trial = decision.candidate, decision.trial
@@ -203,8 +203,8 @@ async def _report(
     return done.not_stored_because
 
 
-def _passed(service: _Service, decision: Decision) -> Passed:
-    trial, ledger = decision.trial, _ledger(service, decision)
+def _passed(decision: Decision) -> Passed:
+    trial = decision.trial
     may = [one for one in decision.judged if not one.refused_by and (trial is None or one.entry is trial.entry)]
     served = max(may, key=likelihood)
     return Passed(
@@ -213,14 +213,8 @@ def _passed(service: _Service, decision: Decision) -> Passed:
         served.agreement,
         dict(zip(ALIGNED, served.features, strict=False)),
         dict(zip(LEARNED, trial.evidence if trial is not None else (), strict=False)),
-        ledger.threshold if ledger is not None else None,
+        trial.bearable if trial is not None else None,
     )
-
-
-def _ledger(service: _Service, decision: Decision) -> Ledger | None:
-    scope = decision.request.scope
-    budget = budget_of(decision.request.cache, service.runtime.settings.cache.of(scope))
-    return next((one for one in service.runtime.decider.keeper.ledgers(scope) if one.budget == budget), None)
 
 
 def _accounts(service: _Service) -> Sequence[Account]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from index.guard import CHECKS
 from service.evaluation.caching.figures import Figures, Shares, bound
 from service.evaluation.caching.player import CONFIDENCE, Passed
 from service.evaluation.output import finite
@@ -99,7 +100,7 @@ def explained(passed: Passed | None, budget: float) -> list[tuple[str, str]]:
     if passed is None:
         return [("exact", "the same words in the same scope and context: no check is made")]
     said = [
-        ("guard", "none of its checks found a difference"),
+        ("guard", f"no difference found: {', '.join(CHECKS)}"),
         ("verifier", _numbers(passed.aligned) or "not asked"),
         ("rivals", f"margin {passed.margin:.3f}, agreement {passed.agreement:.2f}"),
     ]
