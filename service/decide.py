@@ -120,6 +120,9 @@ class Decider:
             if decision.hit is not None:
                 return self._record(decision, started)
 
+        else:
+            self._note_refusal(decision)
+
         if caching and request.cache.wait and request.cache.reads:
             mark = perf_counter()
             await self._wait(decision, deadline)
@@ -189,8 +192,7 @@ class Decider:
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
-        if why := self._refusal(decision.prompt, request, truncated=decision.truncated):
-            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        if self._note_refusal(decision):
             return
         view = self.answers.view
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
@@ -207,6 +209,13 @@ class Decider:
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
+
+    def _note_refusal(self, decision: Decision) -> bool:
+        """Return whether no semantic hit may be looked for, and note why where anything is read from the cache."""
+        why = self._refusal(decision.prompt, decision.request, truncated=decision.truncated)
+        if why and self.settings.cache.enabled and decision.request.cache.reads:
+            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        return bool(why)
 
     def _revived(self, entry: Entry, prompt: Prompt, now: float) -> Entry:
         """Return an entry, as if it had not lapsed where it may be served stale because another fetches it anew."""

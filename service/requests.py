@@ -274,6 +274,15 @@ class Trial:
     audit: bool
 
 
+class Record(NamedTuple):
+    """What came of a stored answer: how often it was used, its further wordings, and verdicts, right and wrong."""
+
+    uses: int
+    wordings: Sequence[str]
+    right: float
+    wrong: float
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A cached answer to serve; `p_correct` is not told for an exact hit; a `stale` one lapsed and is fetched anew.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from index.text import plain
 from index.verifier import LEAST_COSINE
@@ -116,6 +116,13 @@ class Keeper:
     def broken(self) -> int:
         """How many accounts have a bound above their budget."""
         return sum(ledger.broken for name in self._scopes for ledger in self.ledgers(name))
+
+    def verdicts_on(self, scope: str, answer: bytes) -> tuple[float, float]:
+        """Return the verdicts on an answer that count, right and wrong, without making it stay longer for that."""
+        kept = self._scopes.get(scope)
+        if kept is None or answer not in kept.records:
+            return 0.0, 0.0
+        return Cache.__getitem__(kept.records, answer)
 
     def count(self, scope: str, budget: float) -> None:
         """Count a request that would have been served a cached answer, had there been one."""

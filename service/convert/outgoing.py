@@ -9,8 +9,7 @@ from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
-from index.records import Answer, Model, Reference
-from index.store import Record
+from index.records import Answer, LiveReference, Model, Reference
 from index.verifier import FEATURES
 from service.cache.budget import Ledger
 from service.cache.learner import FEATURES as LEARNED
@@ -20,6 +19,7 @@ from service.requests import (
     Decision,
     Estimate,
     Judged,
+    Record,
     Reviewed,
     Timings,
     Trial,
@@ -222,13 +222,13 @@ def best_model(reference: Reference) -> str:
     return min(reference.scores, key=lambda name: (-reference.scores[name], name))
 
 
-def from_record(record: Record, uses: Callable[[Answer], int]) -> ProtoMessage:
-    """Return a stored record as its list shows it; `uses` tells how often an answer was used."""
-    return from_answer(record, uses(record)) if isinstance(record, Answer) else from_reference(record.reference)
+def from_record(record: Answer | LiveReference, came: Callable[[Answer], Record]) -> ProtoMessage:
+    """Return a stored record as its list shows it; `came` tells what came of an answer."""
+    return from_answer(record, came(record)) if isinstance(record, Answer) else from_reference(record.reference)
 
 
-def from_answer(answer: Answer, uses: int) -> cache_pb2.StoredAnswer:
-    """Return an answer as the list shows it, with how often it was used."""
+def from_answer(answer: Answer, came: Record) -> cache_pb2.StoredAnswer:
+    """Return an answer as the list shows it, with what came of it."""
     message = cache_pb2.StoredAnswer(
         entry_id=answer.id,
         prompt=answer.prompt,
@@ -242,10 +242,13 @@ def from_answer(answer: Answer, uses: int) -> cache_pb2.StoredAnswer:
         key=answer.key.hex(),
         size=answer.size,
         cost_usd=answer.cost_usd,
-        uses=uses,
+        uses=came.uses,
         private_to=answer.private_to,
         exact_only=answer.truncated or not answer.vector,
         chunk_bytes=[len(chunk.encode()) for chunk in answer.chunks],
+        wordings=came.wordings,
+        verdicts_right=came.right,
+        verdicts_wrong=came.wrong,
     )
     if answer.expires_at:
         message.expires_at.CopyFrom(timestamp(answer.expires_at))
