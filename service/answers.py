@@ -98,6 +98,13 @@ class Answers:
             if entry is not None:
                 yield Change(number, RecordKey(Kind.ANSWER, scope, entry.id), self.fetch(entry))
 
+    def wordings(self, answer: Answer) -> list[str]:
+        """Return the further prompts that have an answer, oldest first; on any thread."""
+        ids = tuple(self.view.wordings(answer.scope, answer.id))
+        found = self._store.get(Kind.ANSWER, answer.scope, ids).values() if ids else ()
+        said = [one for one in found if isinstance(one, Answer) and one.wording_of == answer.id]
+        return [one.prompt for one in sorted(said, key=lambda one: one.stored_at)]
+
     async def put(self, answer: Answer) -> tuple[Answer, bool]:
         """Store an answer durably and serve it from now on.
 

@@ -59,8 +59,9 @@ def to_text(response: router_pb2.DecideResponse) -> str:
     if response.WhichOneof("outcome") == "answer":
         answer = response.answer
         kind = types_pb2.Match.Name(answer.match).removeprefix("MATCH_").lower()
+        by = f"{answer.model or 'unknown'}{', lapsed and fetched anew' * answer.stale}"
         lines += [
-            f"cached     {kind} hit, cosine {answer.similarity:.3f}, answered by {answer.model or 'unknown'}",
+            f"cached     {kind} hit, cosine {answer.similarity:.3f}{_sure(answer)}, answered by {by}",
             f"asked as   {answer.matched_prompt[:200]}",
             "",
             answer.content,
@@ -74,9 +75,8 @@ def to_text(response: router_pb2.DecideResponse) -> str:
         lines.append(f"because    {reason}, confidence {plan.confidence:.2f}")
         lines += [f"no model   {line}" for line in plan.infeasible]
         if plan.HasField("candidate"):
-            lines.append(
-                f"near       a cached answer at cosine {plan.candidate.similarity:.3f}: {plan.candidate.refused_by}"
-            )
+            near = plan.candidate
+            lines.append(f"near       a cached answer at cosine {near.similarity:.3f}{_sure(near)}: {near.refused_by}")
     lines += _explained(response)
     total = response.timings.total
     lines.append(f"took       {total.seconds * 1e3 + total.nanos / 1e6:.2f} ms, generation {response.generation}")
@@ -85,7 +85,10 @@ def to_text(response: router_pb2.DecideResponse) -> str:
 
 def _explained(response: router_pb2.DecideResponse) -> list[str]:
     explanation = response.explanation
-    lines = [""] if explanation.neighbours or explanation.estimates else []
+    lines = [""] if explanation.ByteSize() else []
+    lines += [f"{note.stage:10} {' '.join(note.note.split())}" for note in explanation.notes]
+    lines += [f"rule       {explanation.rule}"] if explanation.rule else []
+    lines += [f"arm        {explanation.experiment_arm}"] if explanation.experiment_arm else []
     lines += [
         f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})"
         for one in explanation.estimates
@@ -96,6 +99,11 @@ def _explained(response: router_pb2.DecideResponse) -> list[str]:
     if (more := len(explanation.neighbours) - _NEIGHBOURS) > 0:
         lines.append(f"           and {more} more, further away")
     return lines
+
+
+def _sure(answer: types_pb2.CachedAnswer | types_pb2.Candidate) -> str:
+    """Return how probable it is that an answer is right, where that was estimated."""
+    return f", right with probability {answer.p_correct:.4f}" if answer.HasField("p_correct") else ""
 
 
 def replay_request(

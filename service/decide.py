@@ -122,6 +122,9 @@ class Decider:
             if decision.hit is not None:
                 return self._record(decision, started)
 
+        else:
+            self._note_refusal(decision)
+
         if caching and request.cache.wait and request.cache.reads:
             mark = perf_counter()
             await self._wait(decision, deadline)
@@ -148,7 +151,7 @@ class Decider:
         if stale and (not self._keeps(entry, now) or self.flights.begin(prompt.key)):
             return None
         answer = self.answers.fetch(entry)
-        return Hit(answer, exact=True, similarity=1.0, stale=stale) if answer is not None else None
+        return Hit(answer, exact=True, similarity=1.0, matched=prompt.text, stale=stale) if answer is not None else None
 
     def _keeps(self, entry: Entry, now: float) -> bool:
         """Return whether a lapsed answer may still be served while another caller fetches it anew."""
@@ -191,8 +194,7 @@ class Decider:
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
-        if why := self._refusal(decision.prompt, request, truncated=decision.truncated):
-            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        if self._note_refusal(decision):
             return
         view = self.answers.view
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
@@ -205,12 +207,17 @@ class Decider:
         answer = self.answers.fetch(served.entry) if served is not None else None
         if served is not None and answer is not None:
             stale = bool(answer.expires_at) and now >= answer.expires_at
-            decision.hit = Hit(
-                answer, exact=False, similarity=served.similarity, p_correct=served.probability, stale=stale
-            )
+            decision.hit = Hit(answer, False, served.similarity, served.entry.prompt, served.probability, stale)
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
+
+    def _note_refusal(self, decision: Decision) -> bool:
+        """Return whether no semantic hit may be looked for, and note why where anything is read from the cache."""
+        why = self._refusal(decision.prompt, decision.request, truncated=decision.truncated)
+        if why and self.settings.cache.enabled and decision.request.cache.reads:
+            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        return bool(why)
 
     def _revived(self, entry: Entry, prompt: Prompt, now: float) -> Entry:
         """Return an entry, as if it had not lapsed where it may be served stale because another fetches it anew."""

@@ -15,13 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from waypost.v1 import admin_pb2, router_pb2, types_pb2
 
-from benchmarks.budget.rivals import Nearest, Outcome, best_fixed, gptcache, outcome, vcache
+from benchmarks.budget.rivals import Outcome, best_fixed, gptcache, outcome, vcache
 from benchmarks.budget.streams import Stream, load
 from benchmarks.machine import machine
 from index import DEFAULT_ENCODER
@@ -29,8 +29,10 @@ from index.build import build_index
 from index.catalogue import load_catalogue
 from index.encoder import OnnxEncoder, encode_texts
 from index.records import Reference
+from index.remembering import RememberingEncoder
 from service import operations, runtime
 from service.auth import ANYONE
+from service.evaluation.caching.fixed import Nearest
 from service.settings import load_settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -91,7 +93,7 @@ async def serve(stream: Stream, budget: float, world: World, seed: int) -> Run:
         index, data = Path(folder) / "index", Path(folder) / "data"
         build_index(_REFERENCES, load_catalogue(ROOT / "reference_prompts" / "models.toml"), _encoder(), index)
         tables = {"index": {"path": index}, "store": {"data_dir": data}, "journal": {"enabled": False}}
-        loaded = await runtime.load(load_settings(None, tables))
+        loaded = await runtime.load(load_settings(None, tables), runtime.Parts(encoder=_encoder()))
         try:
             return await _serve(Service(loaded), stream, budget, world, chance)
         finally:
@@ -136,24 +138,10 @@ async def _serve(service: Service, stream: Stream, budget: float, world: World, 
     )
 
 
-_ENCODER: list[OnnxEncoder] = []
-
-
-def _encoder() -> OnnxEncoder:
-    """Return the real encoder, which from here on remembers every vector."""
-    if not _ENCODER:
-        _ENCODER.append(OnnxEncoder.load(DEFAULT_ENCODER))
-        vectors: dict[tuple[int, ...], Any] = {}
-        encode = OnnxEncoder.encode
-
-        def remembered(self: OnnxEncoder, batch: Any) -> Any:
-            keys = [tuple(tokens.ids) for tokens in batch]
-            if new := {key: tokens for key, tokens in zip(keys, batch, strict=True) if key not in vectors}:
-                vectors.update(zip(new, encode(self, list(new.values())), strict=True))
-            return np.stack([vectors[key] for key in keys])
-
-        OnnxEncoder.encode = remembered  # type: ignore[method-assign]
-    return _ENCODER[0]
+@cache
+def _encoder() -> RememberingEncoder:
+    """Return the real encoder, which remembers every vector."""
+    return RememberingEncoder(OnnxEncoder.load(DEFAULT_ENCODER))
 
 
 def main() -> None:
