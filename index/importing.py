@@ -23,6 +23,7 @@ from index.references import (
     Problem,
     RowError,
     RowsError,
+    check_output,
     claim_id,
     reference_from_row,
     write_references,
@@ -152,8 +153,7 @@ def _check_options(
     if layout not in ("auto", *LAYOUTS):
         known = ", ".join(("auto", *LAYOUTS))
         raise ReferenceError_(f"layout {layout!r} is not known; it is one of {known}")
-    if not output.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ReferenceError_(f"{output}: must end in .jsonl or .jsonl.gz to be read later")
+    check_output(output)
     for role in columns:
         if role not in ROLES and not role.startswith(("score:", "cost:")):
             known = f"{', '.join(ROLES)}, score:MODEL, cost:MODEL"
