@@ -306,7 +306,7 @@ def test_the_command_prints_and_writes_and_routing_is_evaluated_as_before(tmp_pa
         "evaluate", "cache", path, "--on-error", "skip", "--budget", ".05", "--output", tmp_path / "report", "--json"
     )
     assert done.returncode == 0, done.stderr
-    assert "1 rows were left out" in done.stderr
+    assert "1 row was left out" in done.stderr
     assert json.loads(done.stdout)["figures"]["points"][0]["budget"] == 0.05
     assert (tmp_path / "report" / "report.html").exists()
     done = run_waypost("evaluate", "cache", path, "--limit", "20", "--budget", ".05")
