@@ -13,9 +13,10 @@ from functools import partial
 from time import perf_counter
 
 import numpy as np
+from cachetools import LRUCache
 
 from index.generation import Generation
-from index.records import Message
+from index.records import Answer, Message
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
 from index.wording import Prepared
@@ -43,6 +44,8 @@ from service.spending import Accounts
 
 # Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
 _LEAST_MARGIN_S = 0.005
+# Answers of which all but the text is remembered once for all decisions that served them, about 300 bytes each.
+_MOST_BARE = 10_000
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error: the decision is made without an embedding
@@ -68,13 +71,14 @@ class Decider:
     accounts: Accounts | None = None
     policy: Policy = field(init=False)
     _base: tuple[Generation, int] | None = field(init=False, default=None)
+    _bare: LRUCache[tuple[str, float, bytes], Answer] = field(init=False, default_factory=lambda: LRUCache(_MOST_BARE))
 
     def __post_init__(self) -> None:
         self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
-        """Return a cached answer that is safe to serve, or the plan.
+        """Return a cached answer that is safe to serve, or the plan; the edge has it recorded when it sends it.
 
         Args:
             request: checked against the contract's limits.
@@ -100,7 +104,7 @@ class Decider:
             decision.hit = self._exact(request, prompt, now)
             timings.exact = perf_counter() - mark
             if decision.hit is not None:
-                return self._record(decision, started)
+                return _timed(decision, started)
 
         found = NOTHING_FOUND
         try:
@@ -120,7 +124,7 @@ class Decider:
             self._verify(decision, found, now)
             timings.verify = perf_counter() - mark
             if decision.hit is not None:
-                return self._record(decision, started)
+                return _timed(decision, started)
 
         else:
             self._note_refusal(decision)
@@ -130,7 +134,7 @@ class Decider:
             await self._wait(decision, deadline)
             timings.wait = perf_counter() - mark
             if decision.hit is not None:
-                return self._record(decision, started)
+                return _timed(decision, started)
 
         mark = perf_counter()
         estimated = self._estimate(decision, found, generation)
@@ -140,7 +144,7 @@ class Decider:
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             self._hand_out_token(decision)
-        return self._record(decision, started)
+        return _timed(decision, started)
 
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
         """Return the answer to the same text in the same context, if it may be served."""
@@ -330,11 +334,13 @@ class Decider:
         ranking, route = self.policy.preview(decision, *self._known(decision, result, generation))
         return shaped(ranking, route, self.policy.team(generation))
 
-    def _record(self, decision: Decision, started: float) -> Decision:
-        decision.timings.total = perf_counter() - started
+    def record(self, decision: Decision) -> None:
+        """Take note of a decision that its caller is told; one that never reached anyone is not to be counted.
+
+        From here on it is without the answer's text: what is removed later does not linger among the decisions.
+        """
         if decision.hit is not None:
             self.answers.capacity.use(decision.request.scope, decision.hit.answer.id)
-        self.log.add(decision)
         if self.journal is not None:
             self.journal.decided(decision)
         self.metrics.decided(decision)
@@ -342,7 +348,22 @@ class Decider:
             self.accounts.decided(decision, self.generation.catalogue)
         if self.settings.log.level == "debug":
             log.decision(decision, prompts=self.settings.log.prompts)
-        return decision
+        if decision.hit is not None:
+            decision.hit.answer = self._without_text(decision.hit.answer)
+        self.log.add(decision)
+
+    def _without_text(self, answer: Answer) -> Answer:
+        """Return what is known of an answer but its text; made once, as to copy an answer takes 10 us."""
+        key = (answer.id, answer.stored_at, answer.meaning)
+        bare = self._bare.get(key)
+        if bare is None:
+            bare = self._bare[key] = replace(answer, prompt="", content="", chunks=(), vector=b"")
+        return bare
+
+
+def _timed(decision: Decision, started: float) -> Decision:
+    decision.timings.total = perf_counter() - started
+    return decision
 
 
 def normalise(request: Request) -> Prompt:

@@ -59,7 +59,11 @@ def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
 
 async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
     """Router.Decide."""
-    return await _decide(_request(message, call), call)
+    request = _request(message, call)
+    decision = await _decide(request, call)
+    response = outgoing.from_decision(decision, explain=request.explain)
+    call.runtime.decider.record(decision)
+    return response
 
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
@@ -72,11 +76,14 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
             try:
                 # Nobody waits in a batch: it might be for an answer that only comes after the whole batch.
                 one_ = _request(request, call)
-                response: Any = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
+                decision = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
+                response = outgoing.from_decision(decision, explain=one_.explain)
                 # A thousand of the largest answers are gigabytes: what does not fit is let go at once.
                 if (size := response.ByteSize()) > room:
+                    call.runtime.decider.flights.failed(decision.id)
                     raise TooLarge(call.runtime.settings.server.max_message_mib)
                 room -= size
+                call.runtime.decider.record(decision)
                 return router_pb2.DecideBatchResult(response=response)
             except WaypostError as error:
                 status = to_status(error)
@@ -351,9 +358,8 @@ def _request(message: router_pb2.DecideRequest, call: Call) -> Request:
     return request
 
 
-async def _decide(request: Request, call: Call) -> Message:
-    decision = await call.runtime.decider.decide(request, call.started, call.deadline)
-    return outgoing.from_decision(decision, explain=request.explain)
+async def _decide(request: Request, call: Call) -> Decision:
+    return await call.runtime.decider.decide(request, call.started, call.deadline)
 
 
 def _private_to(call: Call, scope: str) -> str:

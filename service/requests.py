@@ -283,10 +283,11 @@ class Record(NamedTuple):
     wrong: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
     """A cached answer to serve; `p_correct` is not told for an exact hit; a `stale` one lapsed and is fetched anew.
 
+    Once it was served, the `answer` is here without its text.
     `matched` is the prompt that was found: what the answer was stored for, or another wording of that.
     """
 

@@ -159,6 +159,7 @@ async def _one(service: _Service, place: int, row: Logged) -> Event:
     runtime, truth = service.runtime, service.stage.truth
     request = row.request._replace(cache=CacheOptions(error_budget=service.budget))
     decision = await runtime.decider.decide(request, perf_counter())
+    runtime.decider.record(decision)
     seconds = decision.timings.total
     if (hit := decision.hit) is not None:
         by = service.filled[hit.answer.id]
