@@ -62,8 +62,6 @@ def evaluate(
     With the command `cache`: measure the cache on a log of prompts.
     """
     if context.invoked_subcommand is not None:
-        if references:
-            context.fail(f"the options of routing are of no use to {context.invoked_subcommand}: leave them out")
         return
     from service import evaluation
 
