@@ -6,10 +6,7 @@ command `waypost import`.
 """
 
 import ast
-import csv
 import math
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,20 +23,18 @@ from index.references import (
     Problem,
     RowError,
     RowsError,
+    check_output,
     claim_id,
-    parse_line,
     reference_from_row,
-    source_lines,
     write_references,
 )
+from index.tables import Row, Rows, open_table, to_amount, to_number
 from index.text import canonical, digest
 
 LAYOUTS = ("labels", "scores", "routerbench", "routellm", "log")
 ROLES = (*KEYS, "model", "quality", "cost")
 PROGRESS_ROWS = 1000
 _PEEKED_ROWS = 100  # JSON lines have no header: what their columns are is told from so many
-_MAX_CELL = 1 << 24  # answers stand in the same tables as prompts, and some are long
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 _COMMON = ("id", "prompt", "messages", "category", "source", "note")
 # What known sets call a role. `query` is the prompt where `prompt` is a few-shot prefix before it.
@@ -58,16 +53,7 @@ _JUDGED = "mixtral_score"
 _JUDGED_STRONG = "gpt-4-1106-preview"
 _JUDGED_WEAK = "mistralai/Mixtral-8x7B-Instruct-v0.1"
 _JUDGED_SCALE = (1.0, 5.0)
-_ADVICE = {
-    ".pkl": "is a pickle, which can run code when it is read; if you trust it, convert it once: "
-    "python -c \"import pandas; pandas.read_pickle('in.pkl').to_csv('out.csv', index=False)\"",
-    ".parquet": 'is Parquet; convert it once: python -c "import pandas; '
-    "pandas.read_parquet('in.parquet').to_json('out.jsonl', orient='records', lines=True)\"",
-    ".json": "is one JSON document; write an object a line and call it .jsonl",
-}
 
-_Row = Mapping[str, object]
-_Rows = Iterator[tuple[int, _Row | RowError]]
 _Cells = list[tuple[str, str, object]]  # model, column, value
 
 
@@ -167,8 +153,7 @@ def _check_options(
     if layout not in ("auto", *LAYOUTS):
         known = ", ".join(("auto", *LAYOUTS))
         raise ReferenceError_(f"layout {layout!r} is not known; it is one of {known}")
-    if not output.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ReferenceError_(f"{output}: must end in .jsonl or .jsonl.gz to be read later")
+    check_output(output)
     for role in columns:
         if role not in ROLES and not role.startswith(("score:", "cost:")):
             known = f"{', '.join(ROLES)}, score:MODEL, cost:MODEL"
@@ -212,9 +197,9 @@ def _noted(run: _Run, path: Path, line: int) -> Iterator[None]:
         run.problems.append(Problem(str(path), line, column, error.message))
 
 
-def _opened(run: _Run, path: Path) -> tuple[tuple[str, ...], _Rows]:
+def _opened(run: _Run, path: Path) -> tuple[tuple[str, ...], Rows]:
     """Return the models that are columns of a file, and its rows; settles the layout if open."""
-    named, rows = _table(path)
+    named, rows = open_table(path)
     peeked = list(islice(rows, _PEEKED_ROWS))
     sound = [row for _, row in peeked if not isinstance(row, RowError)]
     if peeked and not sound:  # not a file of this kind at all
@@ -248,7 +233,7 @@ def _opened(run: _Run, path: Path) -> tuple[tuple[str, ...], _Rows]:
     return models, chain(peeked, rows)
 
 
-def _by_role(run: _Run, row: _Row) -> dict[str, object]:
+def _by_role(run: _Run, row: Row) -> dict[str, object]:
     """Return a row with its columns called by role; what a role was given hides its namesake."""
     names = {**_OTHER_NAMES, **run.columns}
     sources = {column: role for role, column in names.items()}
@@ -259,7 +244,7 @@ def _by_role(run: _Run, row: _Row) -> dict[str, object]:
     return found
 
 
-def _fitting(roles: Sequence[str], sample: _Row) -> list[str]:
+def _fitting(roles: Sequence[str], sample: Row) -> list[str]:
     """Return the layouts that columns allow, the likeliest first."""
     if "prompt" not in roles and "messages" not in roles:
         return []
@@ -284,7 +269,7 @@ def _model_columns(layout: str, roles: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def _converted(run: _Run, row: _Row | RowError, models: Sequence[str], place: tuple[Path, int]) -> Reference | None:
+def _converted(run: _Run, row: Row | RowError, models: Sequence[str], place: tuple[Path, int]) -> Reference | None:
     """Return the reference of one row, or None if it is one of many calls to be averaged."""
     if isinstance(row, RowError):
         raise row
@@ -299,7 +284,7 @@ def _converted(run: _Run, row: _Row | RowError, models: Sequence[str], place: tu
         scores, costs = _score_cells(run.layout, cells, models)
         scale = run.scale or (_JUDGED_SCALE if _JUDGED in cells else (0.0, 1.0))
         found["scores"] = _by_model(scores, lambda value, column: _score(value, column, scale))
-        found["costs"] = _by_model(costs, _cost)
+        found["costs"] = _by_model(costs, to_amount)
         if not found["scores"]:
             raise RowError("scores", "are all absent from this row")
         if _JUDGED in cells:
@@ -307,7 +292,7 @@ def _converted(run: _Run, row: _Row | RowError, models: Sequence[str], place: tu
     return _identified(run, found, place)
 
 
-def _common(run: _Run, cells: _Row, path: Path) -> dict[str, Any]:
+def _common(run: _Run, cells: Row, path: Path) -> dict[str, Any]:
     """Return what all layouts have, as it stands in a reference."""
     found = {role: cells[role] for role in _COMMON if cells.get(role) not in (None, "")}
     if isinstance(found.get("id"), int) and not isinstance(found["id"], bool):
@@ -334,7 +319,7 @@ def _unwrapped(prompt: object) -> object:
     return prompt
 
 
-def _score_cells(layout: str, cells: _Row, models: Sequence[str]) -> tuple[_Cells, _Cells]:
+def _score_cells(layout: str, cells: Row, models: Sequence[str]) -> tuple[_Cells, _Cells]:
     """Return where a row holds scores and costs."""
     if layout != "scores":
         judged = [(_JUDGED_WEAK, _JUDGED, cells[_JUDGED])] if _JUDGED in cells else []
@@ -365,34 +350,16 @@ def _by_model(cells: _Cells, read: Callable[[object, str], float | None]) -> dic
     return numbers
 
 
-def _number(value: object, column: str) -> float | None:
-    """Return the number in a cell, or None for a hole: null, or nothing but space."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) < sys.float_info.max else math.inf
-    raise RowError(column, f"must be a number such as 0.5, not {str(value)[:40]!r}")
-
-
 def _score(value: object, column: str, scale: tuple[float, float]) -> float | None:
     """Return the score in a cell from 0 to 1; true is 1 and false 0 on any scale."""
     flag = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, str | bool) else None
-    number = None if flag is not None else _number(value, column)
+    number = None if flag is not None else to_number(value, column)
     if flag is not None or number is None:
         return flag
     low, high = scale
     if not low <= number <= high:
         raise RowError(column, f"must be from {low:g} to {high:g}, not {number:g}; give the scale it is on")
     return (number - low) / (high - low)
-
-
-def _cost(value: object, column: str) -> float | None:
-    number = _number(value, column)
-    if number is not None and not 0 <= number < math.inf:
-        raise RowError(column, f"must be USD of at least 0, not {number:g}")
-    return number
 
 
 def _identified(run: _Run, found: dict[str, Any], place: tuple[Path, int]) -> Reference:
@@ -408,7 +375,7 @@ def _identified(run: _Run, found: dict[str, Any], place: tuple[Path, int]) -> Re
     return reference
 
 
-def _add_call(run: _Run, cells: _Row, found: dict[str, Any], place: tuple[Path, int]) -> None:
+def _add_call(run: _Run, cells: Row, found: dict[str, Any], place: tuple[Path, int]) -> None:
     """Add one call of a log to the others of the same prompt."""
     prompt, name = found.get("prompt"), cells.get("model")
     if not isinstance(prompt, str) or not prompt.strip():
@@ -421,7 +388,7 @@ def _add_call(run: _Run, cells: _Row, found: dict[str, Any], place: tuple[Path, 
     quality = _score(cells.get("quality"), "quality", run.scale or (0.0, 1.0))
     if quality is None:
         raise RowError("quality", "is missing")
-    cost = _cost(cells.get("cost"), "cost")
+    cost = to_amount(cells.get("cost"), "cost")
     found.pop("id", None)  # names the call, not the prompt
     call = run.calls.setdefault(canonical(prompt), _Call(place, found))
     call.qualities.setdefault(model, []).append(quality)
@@ -439,61 +406,3 @@ def _averaged(run: _Run, call: _Call) -> Reference:
     call.row["scores"] = {model: fmean(values) for model, values in call.qualities.items()}
     call.row["costs"] = {model: fmean(values) for model, values in call.costs.items()}
     return _identified(run, call.row, call.place)
-
-
-def _table(path: Path) -> tuple[list[str], _Rows]:
-    """Return the columns of a file, none for JSON lines, and its rows, perhaps with their fault."""
-    name = path.name.lower().removesuffix(".gz")
-    suffix = name[name.rfind(".") :]
-    if path.is_dir():
-        raise ReferenceError_(f"{path}: is a folder; give the files in it")
-    if suffix in (".jsonl", ".ndjson"):
-        return [], _json_rows(path)
-    if suffix in (".csv", ".tsv"):
-        return _csv_table(path, "\t" if suffix == ".tsv" else ",")
-    advice = _ADVICE.get(suffix, "must end in .jsonl, .csv or .tsv, perhaps with .gz behind")
-    raise ReferenceError_(f"{path}: {advice}")
-
-
-def _json_rows(path: Path) -> _Rows:
-    for line, raw in source_lines(path):
-        if not raw or raw.isspace():
-            continue
-        try:
-            row = parse_line(raw)
-        except RowError as error:
-            yield line, error
-        else:
-            yield line, row if isinstance(row, dict) else RowError("", "must be a JSON object")
-
-
-def _csv_table(path: Path, delimiter: str) -> tuple[list[str], _Rows]:
-    csv.field_size_limit(_MAX_CELL)
-    # Bytes that are not UTF-8 become half surrogates, which the check of a row's texts refuses.
-    lines = (raw.decode("utf-8", "surrogateescape") for _, raw in source_lines(path))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise ReferenceError_(f"{path}:1: is not valid CSV: {error}") from None
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise ReferenceError_(f"{path}:1: has two columns called {twice[0]!r}")
-
-    def rows() -> _Rows:
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield line, RowError("", f"is not valid CSV: {error}")
-                continue
-            if cells is None:
-                return
-            if cells and len(cells) != len(header):
-                fault = f"has {len(cells)} cells where the header has {len(header)}"
-                yield line, RowError("", fault)
-            elif cells:
-                pairs = zip(header, cells, strict=True)
-                yield line, {name: cell for name, cell in pairs if name and cell.strip()}
-
-    return [name for name in header if name], rows()

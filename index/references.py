@@ -363,6 +363,12 @@ def reference_to_row(reference: Reference) -> dict[str, object]:
     }
 
 
+def check_output(path: Path) -> None:
+    """Raise ReferenceError_ where references that are written to a path could not be read from there later."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ReferenceError_(f"{path}: must end in .jsonl or .jsonl.gz to be read later")
+
+
 def write_references(path: Path, references: Iterable[Reference]) -> int:
     """Write references as JSON lines, gzip-packed if the path ends so, and return how many.
 

@@ -112,7 +112,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         if not closed_in_order or path.stat().st_size <= _ALWAYS_CHECKED:
             _check(connection, path)
         _use_log(connection, path)
-        sqlite_schema.migrate(connection)
+        sqlite_schema.migrate(connection, sqlite_schema.STEPS)
     except BaseException:
         connection.close()
         raise
@@ -212,7 +212,7 @@ def _create(path: Path) -> None:
     with contextlib.closing(connect(new)) as connection:
         connection.execute(f"PRAGMA page_size = {sqlite_schema.PAGE_SIZE}")
         connection.execute(f"PRAGMA application_id = {sqlite_schema.APPLICATION_ID}")
-        sqlite_schema.migrate(connection)
+        sqlite_schema.migrate(connection, sqlite_schema.STEPS)
         _use_log(connection, path)
     new.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from index.errors import StoreDamagedError, StoreError
 from index.sqlite_file import Lock, connect, plain_errors, transaction
+from index.sqlite_schema import migrate, version_of
 
 # "WayJ" in the file's header.
 APPLICATION_ID: Final = 0x5761794A
@@ -139,7 +140,8 @@ class SqliteJournal:
             if not reads_only:
                 self._writer.execute("PRAGMA journal_mode = WAL")
                 self._writer.execute("PRAGMA synchronous = NORMAL")
-                self._migrate()
+                self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                migrate(self._writer, STEPS)
             undo.pop_all()
 
     def append(self, decisions: Sequence[DecisionRow], reports: Sequence[ReportRow]) -> None:
@@ -228,7 +230,7 @@ class SqliteJournal:
 
     def _check(self) -> None:
         (application,) = self._writer.execute("PRAGMA application_id").fetchone()
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        version = version_of(self._writer)
         (tables,) = self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if application != APPLICATION_ID and (tables or version or self._reads_only):
             raise StoreDamagedError(f"{self._path} is not a journal of decisions: move it away, or choose another path")
@@ -237,12 +239,6 @@ class SqliteJournal:
                 f"{self._path} was written by a newer version (layout {version}; this one knows {len(STEPS)}): "
                 "upgrade, or move it away and start without what it recorded"
             )
-
-    def _migrate(self) -> None:
-        self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        for number in range(version + 1, len(STEPS) + 1):
-            self._writer.executescript(f"BEGIN IMMEDIATE; {STEPS[number - 1]} PRAGMA user_version = {number}; COMMIT;")
 
     @staticmethod
     def _bytes(connection: sqlite3.Connection) -> int:

@@ -6,6 +6,7 @@ store; the number of steps taken is in the file's `user_version`.
 """
 
 import sqlite3
+from collections.abc import Sequence
 
 # "Wayp" in the file's header: tells a store from every other SQLite file, also for file(1).
 APPLICATION_ID = 0x57617970
@@ -111,11 +112,11 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
     """Take the steps that are missing, each of them wholly or not at all."""
-    for number in range(version_of(connection) + 1, NEWEST + 1):
+    for number in range(version_of(connection) + 1, len(steps) + 1):
         try:
-            connection.executescript(f"BEGIN IMMEDIATE; {STEPS[number - 1]} PRAGMA user_version = {number}; COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE; {steps[number - 1]} PRAGMA user_version = {number}; COMMIT;")
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()

@@ -108,14 +108,22 @@ class View:
         A page is read while the last one is taken in.
         """
         stale: list[RecordKey] = []
+        early: list[Record] = []  # wordings of answers that were stored again after them
         with ThreadPoolExecutor(1, "feed") as reader:
             ahead = reader.submit(store.changes, 0, _PAGE, contents=False)
             while page := ahead.result():
                 ahead = reader.submit(store.changes, page[-1].seq, _PAGE, contents=False)
                 records = [change.record for change in page if change.record is not None]
                 stale += [key_of(record) for record in records if record.encoder != self._encoder_digest]
-                self._add(records)  # the feed names no record twice: there is nothing to take out
+                # The feed names no record twice: there is nothing to take out.
+                wordings = [record for record in records if isinstance(record, Answer) and record.wording_of]
+                self._add(record for record in records if not (isinstance(record, Answer) and record.wording_of))
+                known = [one for one in wordings if self.by_id(one.scope, one.wording_of) is not None]
+                self._add(known)
+                if len(known) < len(wordings):
+                    early += (one for one in wordings if self.by_id(one.scope, one.wording_of) is None)
                 progress(len(page))
+        self._add(early)
         for scope in self._scopes.values():
             for partition in scope.partitions.values():
                 partition.compact()

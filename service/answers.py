@@ -7,6 +7,8 @@ hears back, so no later lookup finds what was removed. Called by the edge; looku
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +29,8 @@ from service.settings import CacheSettings
 # Answers served lately, so that popular ones are not read from the disk's file again and again.
 _RECENT_BYTES: Final = 16 << 20
 _TEND_EVERY_S: Final = 5.0
+# A popular answer on a damaged disk is found a thousand times a second.
+_COMPLAIN_EVERY_S: Final = 10.0
 _SWEEP_AT_ONCE: Final = 10_000
 # Answers to one prompt, each of another principal, that a new one is compared with.
 _COMPARED: Final = 16
@@ -61,6 +65,7 @@ class Answers:
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
+        self._said = (-math.inf, 0)  # when a line about one was logged, and how many there had been by then
         self._jobs: list[_Job] = []
         self._writer: asyncio.Task[None] | None = None
         self._tender = asyncio.get_running_loop().create_task(self._tend())
@@ -73,13 +78,21 @@ class Answers:
             try:
                 record = self._store.get(Kind.ANSWER, entry.scope, (entry.answer_id,)).get(entry.answer_id)
             except StoreError as error:  # a model can answer in its place
-                self.unreadable += 1
-                _log.error("answer_unreadable", scope=entry.scope, entry=entry.id, why=str(error))
+                self._complain(entry, error)
                 return None
             answer = record if isinstance(record, Answer) else None
             if answer is not None and _size(answer) <= _RECENT_BYTES:
                 self._recent[entry.row] = answer
         return answer
+
+    def _complain(self, entry: Entry, error: StoreError) -> None:
+        """Count an answer that cannot be read, and log it; of many in a short time only the first, and their number."""
+        self.unreadable += 1
+        now, (when, before) = time.monotonic(), self._said
+        if now - when >= _COMPLAIN_EVERY_S:
+            self._said = now, self.unreadable
+            others = self.unreadable - before - 1
+            _log.error("answer_unreadable", scope=entry.scope, entry=entry.id, why=str(error), unsaid=others)
 
     def page(self, kind: Kind, scope: str, after: int) -> Iterator[Change]:
         """Yield live records of a scope in the order they were written, `after` a sequence number.
@@ -97,6 +110,13 @@ class Answers:
             entry = self.view.by_id(scope, entry_id_)
             if entry is not None:
                 yield Change(number, RecordKey(Kind.ANSWER, scope, entry.id), self.fetch(entry))
+
+    def wordings(self, answer: Answer) -> list[str]:
+        """Return the further prompts that have an answer, oldest first; on any thread."""
+        ids = tuple(self.view.wordings(answer.scope, answer.id))
+        found = self._store.get(Kind.ANSWER, answer.scope, ids).values() if ids else ()
+        said = [one for one in found if isinstance(one, Answer) and one.wording_of == answer.id]
+        return [one.prompt for one in sorted(said, key=lambda one: one.stored_at)]
 
     async def put(self, answer: Answer) -> tuple[Answer, bool]:
         """Store an answer durably and serve it from now on.
@@ -238,7 +258,8 @@ class Answers:
         for key, record in merged.items():
             if isinstance(record, Answer) and record.wording_of:
                 said = RecordKey(Kind.ANSWER, key.scope, record.wording_of)
-                if merged.get(said) is None and (said in merged or self.view.by_id(key.scope, said.id) is None):
+                # It was confirmed for the answer as it was, not for what comes in its place at the same time.
+                if said in merged or self.view.by_id(key.scope, said.id) is None:
                     gone.append(key)
             elif key.kind is Kind.ANSWER:
                 there = (RecordKey(Kind.ANSWER, key.scope, one) for one in self.view.wordings(key.scope, key.id))

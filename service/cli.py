@@ -1,6 +1,5 @@
 """The command `waypost`. Each command imports what it needs when it runs, so that --help and small ones stay quick."""
 
-import json
 import os
 import sys
 from enum import StrEnum
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import WaypostError
-from service import cli_cache, cli_learning
-from service.cli_shared import SeveralValues
+from service import cli_cache, cli_evaluate, cli_learning
+from service.cli_shared import Config, Index, OnError, References, SeveralValues, list_skipped, pairs_of
 from service.cli_shared import progress as _progress
 from service.cli_shared import settings_of as _settings
 
@@ -25,23 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")]
-Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the record of answers.")]
-References = Annotated[
-    list[Path],
-    typer.Option(
-        "--references", help="Labelled prompts: one or several .jsonl or .jsonl.gz files, or folders of them."
-    ),
-]
 Models = Annotated[Path, typer.Option("--models", help="The catalogue of models.")]
-
-
-class OnError(StrEnum):
-    """What to do with a row that is wrong."""
-
-    FAIL = "fail"
-    SKIP = "skip"
 
 
 class Precision(StrEnum):
@@ -120,7 +104,7 @@ def build_index(
     catalogue = load_catalogue(models)
     judged = read_judged(answers, catalogue) if answers else []
     read = read_references(references, catalogue, on_error=on_error.value)
-    _list_skipped(read.skipped)
+    list_skipped(read.skipped)
     for warning in warnings(read.references):
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     loaded = OnnxEncoder.load(encoder or DEFAULT_ENCODER)
@@ -210,12 +194,12 @@ def import_(
             output,
             load_catalogue(models) if models else None,
             on_error.value,
-            columns=_pairs(column or []),
+            columns=pairs_of(column or []),
             scale=_scale(scale),
             overwrite=overwrite,
             progress=lambda rows: update(rows, 0),
         )
-    _list_skipped(report.skipped)
+    list_skipped(report.skipped)
     typer.echo(f"{output}: {report.written} references from {report.read} rows, layout {report.layout}")
     if report.unused:
         typer.echo(f"columns not used: {', '.join(report.unused)}")
@@ -249,57 +233,10 @@ def export_encoder(
     )
 
 
-@app.command(cls=SeveralValues)
-def evaluate(
-    references: References,
-    config: Config = None,
-    index: Index = None,
-    address: Annotated[str, typer.Option(help="Ask the running service at host:port or unix:PATH.")] = "",
-    models: Annotated[
-        Path | None, typer.Option("--models", help="The catalogue; without --index and --address: cross-validate.")
-    ] = None,
-    folds: Annotated[int, typer.Option(help="Of the cross-validation.")] = 5,
-    labels: Annotated[
-        int | None, typer.Option(help="Instead of folds: so many rows are references, the rest is asked.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Cross-validate with so many seeds, from --seed on.")] = 1,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder for report.json and the plots.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    scope: Annotated[str, typer.Option(help="Tenant or application to ask as, with --address.")] = "",
-    token: Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token, with --address.")] = "",
-) -> None:
-    """Measure routing on labelled prompts the index does not know: quality, cost, their curve, against baselines."""
-    from service import evaluation
-
-    if output is not None:
-        evaluation.require_plots()
-    what = evaluation.Evaluation(
-        references,
-        index=index is not None,
-        service=evaluation.Service(address, scope, token) if address else None,
-        models=models,
-        folds=folds,
-        labels=labels,
-        seeds=range(seed, seed + seeds),
-    )
-    with _progress("asking") as update:
-        report = evaluation.run(what, _settings(config, index, None, None), update)
-    if output is not None:
-        evaluation.write(report, output)
-    typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else evaluation.to_text(report))
-
-
+app.add_typer(cli_evaluate.app)
 app.add_typer(cli_cache.app)
 for _command in cli_learning.app.registered_commands:
     app.registered_commands.append(_command)
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    for value in values:
-        if "=" not in value:
-            raise typer.BadParameter(f"{value!r}: expected NAME=COLUMN", param_hint="--column")
-    return dict(value.split("=", 1) for value in values)
 
 
 def _scale(value: str) -> tuple[float, float] | None:
@@ -310,13 +247,6 @@ def _scale(value: str) -> tuple[float, float] | None:
     except ValueError:
         raise typer.BadParameter(f"{value!r}: expected LOW,HIGH, for example 1,5", param_hint="--scale") from None
     return low, high
-
-
-def _list_skipped(skipped: Any) -> None:
-    for problem in skipped:
-        typer.secho(f"skipped: {problem}", fg="yellow", err=True)
-    if skipped:
-        typer.secho(f"{len(skipped)} {'row was' if len(skipped) == 1 else 'rows were'} left out", fg="yellow", err=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -33,11 +35,14 @@ def list_(
     from service import client, client_cache
 
     with client_cache.Answers(address, scope, token, timeout) as answers:
+        number = -1
         for number, answer in enumerate(answers.list()):
             if number == limit:
                 typer.secho(f"there are more: --limit {2 * limit} shows them", fg="yellow", err=True)
                 return
             typer.echo(client.to_json(answer).replace("\n", "") if as_json else client_cache.to_line(answer))
+    if number < 0:
+        typer.secho("no answers in this scope", fg="yellow", err=True)
 
 
 @app.command()
@@ -86,11 +91,12 @@ def invalidate(
             dry_run=not yes,
         )
     if yes:
-        typer.echo(f"{found.removed} answers removed")
+        typer.echo(f"{_answers(found.removed)} removed")
         return
     for entry_id in found.entry_ids:
         typer.echo(entry_id)
-    typer.echo(f"{found.removed} answers would be removed: add --yes", err=True)
+    hint = ": add --yes" if found.removed else ""
+    typer.echo(f"{_answers(found.removed)} would be removed{hint}", err=True)
 
 
 @app.command("export")
@@ -106,21 +112,20 @@ def export(
 
     Left out is what is served to one token only: whoever imports it would make it everyone's.
     """
+    from index.errors import InputError
     from service import client_cache
 
-    to_stdout = str(output) == "-"
+    if output.exists() and not overwrite and str(output) != "-":
+        raise InputError(f"{output}: exists already; give another name, or --overwrite")
     written = private = 0
-    file = sys.stdout if to_stdout else output.open("w" if overwrite else "x", encoding="utf-8")
-    with client_cache.Answers(address, scope, token, timeout) as answers:
+    with _whole(output) as file, client_cache.Answers(address, scope, token, timeout) as answers:
         for answer in answers.list():
             if answer.private_to:
                 private += 1
                 continue
             file.write(json.dumps(client_cache.to_row(answer), ensure_ascii=False) + "\n")
             written += 1
-    if not to_stdout:
-        file.close()
-    typer.echo(f"{written} answers written" + (f", {private} private ones left out" if private else ""), err=True)
+    typer.echo(f"{_answers(written)} written" + (f", {private} private ones left out" if private else ""), err=True)
 
 
 @app.command("import")
@@ -138,17 +143,39 @@ def import_(
     from service.client import CallError
 
     stored = replaced = lapsed = wrong = 0
-    file = sys.stdin if str(source) == "-" else source.open(encoding="utf-8")
+    try:
+        file = sys.stdin if str(source) == "-" else source.open(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
     with file, client_cache.Answers(address, scope, token, timeout) as answers:
         for number, line in enumerate(file, 1):
             try:
                 took = answers.put(client_cache.read(line), time.time())
             except (ValueError, CallError) as error:
                 if not skip or "UNAVAILABLE" in str(error):
-                    raise InputError(f"{source}:{number}: {error}; {stored} answers were stored before it") from error
+                    raise InputError(f"{source}:{number}: {error}; {_answers(stored)} stored before it") from error
                 typer.secho(f"skipped: {source}:{number}: {error}", fg="yellow", err=True)
                 wrong += 1
                 continue
             stored, replaced, lapsed = stored + (took is not None), replaced + bool(took), lapsed + (took is None)
     left_out = f", {lapsed} had lapsed" * bool(lapsed) + f", {wrong} were skipped" * bool(wrong)
-    typer.echo(f"{stored} answers stored, {replaced} in place of others{left_out}")
+    typer.echo(f"{_answers(stored)} stored, {replaced} in place of others{left_out}")
+
+
+def _answers(count: int) -> str:
+    return f"{count:,} answer" if count == 1 else f"{count:,} answers"
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[TextIO]:
+    """Give a file to write that is there whole or not at all, or standard output for "-"."""
+    if str(output) == "-":
+        yield sys.stdout
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)

@@ -103,11 +103,12 @@ def label(
     import asyncio
 
     from index.catalogue import load_catalogue
-    from index.references import write_references
+    from index.references import check_output, write_references
     from service.labelling.endpoints import read_endpoints
     from service.labelling.label import label as run
     from service.labelling.results import read_prompts, results_in, to_references
 
+    check_output(output)
     asked, (whom, judge) = read_prompts(prompts), read_endpoints(endpoints, load_catalogue(models))
     with results_in(results or output.with_suffix(".results.jsonl")) as found, progress("labelling") as update:
 

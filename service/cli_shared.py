@@ -1,15 +1,32 @@
-"""What several commands share: reading the settings and periods, and a progress bar."""
+"""What several commands share: options, reading the settings and periods, rows that were left out, a progress bar."""
 
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")]
+Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")]
+References = Annotated[
+    list[Path],
+    typer.Option(
+        "--references", help="Labelled prompts: one or several .jsonl or .jsonl.gz files, or folders of them."
+    ),
+]
+
+
+class OnError(StrEnum):
+    """What to do with a row that is wrong."""
+
+    FAIL = "fail"
+    SKIP = "skip"
 
 
 def settings_of(config: Path | None, index: Path | None, data_dir: Path | None, listen: list[str] | None) -> Any:
@@ -39,8 +56,13 @@ class SeveralValues(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse with the option before each of its values."""
-        repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
-        return super().parse_args(ctx, list(_one_by_one(args, repeatable)))
+        return super().parse_args(ctx, one_by_one(args, self.params))
+
+
+def one_by_one(words: Sequence[str], params: Sequence[Any]) -> list[str]:
+    """Return the words of a command line with a repeatable option before each of its values."""
+    repeatable = {name for param in params if getattr(param, "multiple", False) for name in param.opts}
+    return list(_one_by_one(words, repeatable))
 
 
 def _one_by_one(words: Sequence[str], repeatable: Collection[str]) -> Iterator[str]:
@@ -55,6 +77,22 @@ def _one_by_one(words: Sequence[str], repeatable: Collection[str]) -> Iterator[s
                 yield option
             values += 1
         yield word
+
+
+def pairs_of(values: list[str]) -> dict[str, str]:
+    """Return what --column gives, by role."""
+    for value in values:
+        if "=" not in value:
+            raise typer.BadParameter(f"{value!r}: expected NAME=COLUMN", param_hint="--column")
+    return dict(value.split("=", 1) for value in values)
+
+
+def list_skipped(skipped: Sequence[object]) -> None:
+    """Show the rows that were left out, and how many these are."""
+    for problem in skipped:
+        typer.secho(f"skipped: {problem}", fg="yellow", err=True)
+    if skipped:
+        typer.secho(f"{len(skipped)} {'row was' if len(skipped) == 1 else 'rows were'} left out", fg="yellow", err=True)
 
 
 class progress:  # noqa: N801 - used like a function

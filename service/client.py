@@ -1,5 +1,6 @@
 """A small client for the command line: one call, one message, in text or JSON."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import grpc
@@ -10,6 +11,7 @@ from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, t
 from index.errors import WaypostError
 
 _NEIGHBOURS: Final = 10
+_NO_MODEL: Final = "(no model)"
 
 
 class CallError(WaypostError):
@@ -59,8 +61,9 @@ def to_text(response: router_pb2.DecideResponse) -> str:
     if response.WhichOneof("outcome") == "answer":
         answer = response.answer
         kind = types_pb2.Match.Name(answer.match).removeprefix("MATCH_").lower()
+        by = f"{answer.model or 'unknown'}{', lapsed and fetched anew' * answer.stale}"
         lines += [
-            f"cached     {kind} hit, cosine {answer.similarity:.3f}, answered by {answer.model or 'unknown'}",
+            f"cached     {kind} hit, cosine {answer.similarity:.3f}{_sure(answer)}, answered by {by}",
             f"asked as   {answer.matched_prompt[:200]}",
             "",
             answer.content,
@@ -68,34 +71,48 @@ def to_text(response: router_pb2.DecideResponse) -> str:
     else:
         plan = response.plan
         reason = types_pb2.Reason.Name(plan.reason).removeprefix("REASON_").lower()
+        wide = _width(step.model for step in plan.steps)
         for i, step in enumerate(plan.steps):
-            label = "call" if i == 0 else "or then"
-            lines.append(f"{label:10} {step.model:28} quality {step.quality:.2f}   ${step.cost_usd:.6f}")
+            label = "call" if i == 0 else "with it" if step.with_previous else "or then"
+            stop = f"   enough from a score of {step.accept_at:.2f}" if step.HasField("accept_at") else ""
+            lines.append(f"{label:10} {step.model:{wide}} quality {step.quality:.2f}   ${step.cost_usd:.6f}{stop}")
+        if plan.shape > types_pb2.PLAN_SHAPE_SINGLE:
+            lines.append(f"shape      {types_pb2.PlanShape.Name(plan.shape).removeprefix('PLAN_SHAPE_').lower()}")
         lines.append(f"because    {reason}, confidence {plan.confidence:.2f}")
         lines += [f"no model   {line}" for line in plan.infeasible]
         if plan.HasField("candidate"):
-            lines.append(
-                f"near       a cached answer at cosine {plan.candidate.similarity:.3f}: {plan.candidate.refused_by}"
-            )
-    lines += _explained(response)
+            near = plan.candidate
+            lines.append(f"near       a cached answer at cosine {near.similarity:.3f}{_sure(near)}: {near.refused_by}")
+    if response.degraded == types_pb2.DEGRADED_NO_EMBEDDING:
+        lines.append("degraded   no embedding in time")
+    lines += _explained(response.explanation)
     total = response.timings.total
     lines.append(f"took       {total.seconds * 1e3 + total.nanos / 1e6:.2f} ms, generation {response.generation}")
     return "\n".join(lines)
 
 
-def _explained(response: router_pb2.DecideResponse) -> list[str]:
-    explanation = response.explanation
-    lines = [""] if explanation.neighbours or explanation.estimates else []
+def _explained(explanation: types_pb2.Explanation) -> list[str]:
+    lines = [f"rule       {explanation.rule}"] if explanation.rule else []
+    lines += [f"arm        {explanation.experiment_arm}"] if explanation.experiment_arm else []
+    lines += [f"{note.stage:10} {' '.join(note.note.split())}" for note in explanation.notes]
+    lines += [""] if explanation.neighbours or explanation.estimates else []
+    wide = _width(one.model for one in explanation.estimates)
     lines += [
-        f"expects    {one.model:28} quality {one.quality:.2f} (at least {one.quality_low:.2f})"
+        f"expects    {one.model:{wide}} quality {one.quality:.2f} (at least {one.quality_low:.2f})"
+        f"   ${one.cost_usd:.6f}"
         for one in explanation.estimates
     ]
     for near in explanation.neighbours[:_NEIGHBOURS]:
         prompt = " ".join(near.prompt.split())
-        lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:24} {prompt[:70]}")
+        lines.append(f"neighbour  {near.similarity:.3f}  {near.best_model:{wide}} {prompt[:70]}")
     if (more := len(explanation.neighbours) - _NEIGHBOURS) > 0:
         lines.append(f"           and {more} more, further away")
     return lines
+
+
+def _sure(answer: types_pb2.CachedAnswer | types_pb2.Candidate) -> str:
+    """Return how probable it is that an answer is right, where that was estimated."""
+    return f", right with probability {answer.p_correct:.4f}" if answer.HasField("p_correct") else ""
 
 
 def replay_request(
@@ -108,27 +125,33 @@ def replay_request(
     return wanted
 
 
+def _width(names: Iterable[str]) -> int:
+    return max(map(len, names), default=0)
+
+
 def replay_text(found: admin_pb2.ReplayResponse) -> str:
     """Return what would move for a person to read."""
     share = found.changed / max(found.replayed, 1)
+    lacking = " (the others lack prompt or embedding)" if found.replayed < found.recorded else ""
     lines = [
         f"generation {found.generation}",
-        f"replayed   {found.replayed:,} of {found.recorded:,} recorded plans (the others lack prompt or embedding)",
+        f"replayed   {found.replayed:,} of {found.recorded:,} recorded plans{lacking}",
         f"would move {found.changed:,} ({share:.1%})",
         f"cost       ${found.cost_before_usd:.4f} to ${found.cost_after_usd:.4f} ({_signed(found.cost_change_usd, 4)})",
         f"quality    {found.quality_before:.4f} to {found.quality_after:.4f} expected, mean of {found.compared:,}",
     ]
     models = sorted({*found.models_before, *found.models_after}, key=lambda name: -found.models_after[name])
+    wide = _width([_NO_MODEL, *models])
     if models:
-        lines += ["", f"{'model':32} {'before':>9} {'after':>9}"]
+        lines += ["", f"{'model':{wide}} {'before':>9} {'after':>9}"]
         lines += [
-            f"{name or '(no model)':32} {found.models_before[name]:>9,} {found.models_after[name]:>9,}"
+            f"{name or _NO_MODEL:{wide}} {found.models_before[name]:>9,} {found.models_after[name]:>9,}"
             for name in models
         ]
     if found.moves:
-        lines += ["", f"{'from':24} {'to':24} {'decisions':>9} {'USD':>12} {'quality':>9}"]
+        lines += ["", f"{'from':{wide}} {'to':{wide}} {'decisions':>9} {'USD':>12} {'quality':>9}"]
         lines += [
-            f"{move.from_model or '(no model)':24} {move.to_model or '(no model)':24} {move.decisions:>9,} "
+            f"{move.from_model or _NO_MODEL:{wide}} {move.to_model or _NO_MODEL:{wide}} {move.decisions:>9,} "
             f"{_signed(move.cost_change_usd, 4):>12} {_signed(move.quality_change, 2):>9}"
             for move in found.moves
         ]

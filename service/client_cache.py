@@ -114,6 +114,8 @@ def to_row(answer: cache_pb2.StoredAnswer) -> dict[str, Any]:
         row["expires_at"] = _seconds(answer.expires_at)
     if answer.chunk_bytes:
         row["chunk_bytes"] = list(answer.chunk_bytes)
+    if answer.wordings:
+        row["wordings"] = list(answer.wordings)
     return row
 
 
@@ -125,7 +127,10 @@ def to_put(row: dict[str, Any], scope: str, now: float) -> cache_pb2.PutRequest 
     if expires_at is not None and expires_at <= now:
         return None
     request = cache_pb2.PutRequest(
-        scope=scope, exact_only=bool(row.get("exact_only")), source_tags=row.get("source_tags", ())
+        scope=scope,
+        exact_only=bool(row.get("exact_only")),
+        source_tags=row.get("source_tags", ()),
+        wordings=row.get("wordings", ()),
     )
     for name in _FIELDS:
         setattr(request, name, row[name])
@@ -174,11 +179,12 @@ def to_text(answer: cache_pb2.StoredAnswer) -> str:
         "type": answer.content_type,
         "tags": ", ".join(answer.source_tags) or "none",
         "uses": f"{answer.uses:,} since the service started",
+        "verdicts": f"right {answer.verdicts_right:.1f}, wrong {answer.verdicts_wrong:.1f}, of the last ten or so",
         "saves": f"${answer.cost_usd:.6f} with each",
         "size": f"{answer.size:,} bytes" + (f", in {len(answer.chunk_bytes)} chunks" if answer.chunk_bytes else ""),
     }
     lines = [f"{name:10} {value}" for name, value in facts.items()]
-    return "\n".join([*lines, "", "asked as", answer.prompt, "", "answer", answer.content])
+    return "\n".join([*lines, "", "asked as", answer.prompt, *answer.wordings, "", "answer", answer.content])
 
 
 def _seconds(time_: Timestamp) -> float:

@@ -13,9 +13,10 @@ from functools import partial
 from time import perf_counter
 
 import numpy as np
+from cachetools import LRUCache
 
 from index.generation import Generation
-from index.records import Message, Reference
+from index.records import Answer, Message, Reference
 from index.text import EMPTY_CONTEXT, Context, answer_key, canonical, context_fingerprint
 from index.view import Entry
 from index.wording import Prepared
@@ -44,6 +45,8 @@ from service.spending import Accounts
 
 # Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
 _LEAST_MARGIN_S = 0.005
+# Answers of which all but the text is remembered once for all decisions that served them, about 300 bytes each.
+_MOST_BARE = 10_000
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error: the decision is made without an embedding
@@ -69,13 +72,14 @@ class Decider:
     accounts: Accounts | None = None
     policy: Policy = field(init=False)
     _base: tuple[Generation, int] | None = field(init=False, default=None)
+    _bare: LRUCache[tuple[str, float, bytes], Answer] = field(init=False, default_factory=lambda: LRUCache(_MOST_BARE))
 
     def __post_init__(self) -> None:
         self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
-        """Return a cached answer that is safe to serve, or the plan.
+        """Return a cached answer that is safe to serve, or the plan; the edge has it recorded when it sends it.
 
         Args:
             request: checked against the contract's limits.
@@ -100,7 +104,7 @@ class Decider:
             timings.exact = perf_counter() - mark
             if decision.hit is not None:
                 self._count(decision)
-                return self._record(decision, started)
+                return _timed(decision, started)
 
         found = NOTHING_FOUND
         try:
@@ -123,14 +127,17 @@ class Decider:
             self._verify(decision, found, now)
             timings.verify = perf_counter() - mark
             if decision.hit is not None:
-                return self._record(decision, started)
+                return _timed(decision, started)
+
+        else:
+            self._note_refusal(decision)
 
         if caching and request.cache.wait and request.cache.reads:
             mark = perf_counter()
             await self._wait(decision, deadline)
             timings.wait = perf_counter() - mark
             if decision.hit is not None:
-                return self._record(decision, started)
+                return _timed(decision, started)
 
         mark = perf_counter()
         estimated = self._estimate(decision, found, generation)
@@ -140,7 +147,7 @@ class Decider:
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             self._hand_out_token(decision)
-        return self._record(decision, started)
+        return _timed(decision, started)
 
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
         """Return the answer to the same text in the same context, if it may be served."""
@@ -151,7 +158,7 @@ class Decider:
         if stale and (not self._keeps(entry, now) or self.flights.begin(prompt.key)):
             return None
         answer = self.answers.fetch(entry)
-        return Hit(answer, exact=True, similarity=1.0, stale=stale) if answer is not None else None
+        return Hit(answer, exact=True, similarity=1.0, matched=prompt.text, stale=stale) if answer is not None else None
 
     def _keeps(self, entry: Entry, now: float) -> bool:
         """Return whether a lapsed answer may still be served while another caller fetches it anew."""
@@ -211,8 +218,7 @@ class Decider:
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
-        if why := self._refusal(decision.prompt, request, truncated=decision.truncated):
-            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        if self._note_refusal(decision):
             return
         view = self.answers.view
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
@@ -225,14 +231,19 @@ class Decider:
         answer = self.answers.fetch(served.entry) if served is not None else None
         if served is not None and answer is not None:
             stale = bool(answer.expires_at) and now >= answer.expires_at
-            decision.hit = Hit(
-                answer, exact=False, similarity=served.similarity, p_correct=served.probability, stale=stale
-            )
+            decision.hit = Hit(answer, False, served.similarity, served.entry.prompt, served.probability, stale)
             if decision.trial is not None and (check := decision.trial.check):
                 decision.notes += (("verify", f"{check} is outweighed by this scope's verdicts"),)
         else:
             tried_ = [one for one in decision.judged if decision.trial and one.entry is decision.trial.entry]
             decision.candidate = max(tried_ or decision.judged, key=likelihood, default=None)
+
+    def _note_refusal(self, decision: Decision) -> bool:
+        """Return whether no semantic hit may be looked for, and note why where anything is read from the cache."""
+        why = self._refusal(decision.prompt, decision.request, truncated=decision.truncated)
+        if why and self.settings.cache.enabled and decision.request.cache.reads:
+            decision.notes += (("verify", f"no semantic hit is looked for: {why}"),)
+        return bool(why)
 
     def _revived(self, entry: Entry, prompt: Prompt, now: float) -> Entry:
         """Return an entry, as if it had not lapsed where it may be served stale because another fetches it anew."""
@@ -350,11 +361,13 @@ class Decider:
         ranking, route = self.policy.preview(decision, *self._known(decision, result, generation))
         return shaped(ranking, route, self.policy.team(generation))
 
-    def _record(self, decision: Decision, started: float) -> Decision:
-        decision.timings.total = perf_counter() - started
+    def record(self, decision: Decision) -> None:
+        """Take note of a decision that its caller is told; one that never reached anyone is not to be counted.
+
+        From here on it is without the answer's text: what is removed later does not linger among the decisions.
+        """
         if decision.hit is not None:
             self.answers.capacity.use(decision.request.scope, decision.hit.answer.id)
-        self.log.add(decision)
         if self.journal is not None:
             self.journal.decided(decision)
         self.metrics.decided(decision)
@@ -362,7 +375,22 @@ class Decider:
             self.accounts.decided(decision, self.generation.catalogue)
         if self.settings.log.level == "debug":
             log.decision(decision, prompts=self.settings.log.prompts)
-        return decision
+        if decision.hit is not None:
+            decision.hit.answer = self._without_text(decision.hit.answer)
+        self.log.add(decision)
+
+    def _without_text(self, answer: Answer) -> Answer:
+        """Return what is known of an answer but its text; made once, as to copy an answer takes 10 us."""
+        key = (answer.id, answer.stored_at, answer.meaning)
+        bare = self._bare.get(key)
+        if bare is None:
+            bare = self._bare[key] = replace(answer, prompt="", content="", chunks=(), vector=b"")
+        return bare
+
+
+def _timed(decision: Decision, started: float) -> Decision:
+    decision.timings.total = perf_counter() - started
+    return decision
 
 
 def normalise(request: Request) -> Prompt:

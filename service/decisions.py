@@ -57,5 +57,5 @@ def _size(decision: Decision) -> int:
     """Return about how many bytes of text a decision holds on to: a character of most scripts is at most two."""
     characters = decision.prompt.size + len(decision.prompt.text)
     if decision.hit is not None:
-        characters += len(decision.hit.answer.content) + len(decision.hit.answer.prompt)
+        characters += len(decision.hit.matched)
     return 2 * characters + len(decision.vector)

@@ -15,7 +15,7 @@ from index.view import Entry
 from service.answers import Answers
 from service.cache.keeper import Keeper
 from service.cache.semantic import budget_of
-from service.cache.verdicts import doubt, near_verdict, plain_verdict
+from service.cache.verdicts import COMPARED, doubt, near_verdict, plain_verdict
 from service.requests import Decision, Trial
 from service.settings import CacheSettings
 
@@ -23,8 +23,6 @@ from service.settings import CacheSettings
 _MOST_WAITING: Final = 64
 # What a kill may cost of what was learned.
 _KEEP_EVERY_S: Final = 5.0
-# Longer answers are told apart by their beginnings: more does not fit the encoder's window.
-_COMPARED: Final = 4_000
 KIND: Final = "cache"
 """What was learned of caching, among what is kept."""
 
@@ -78,9 +76,9 @@ class Lessons:
             equivalent: what the caller says of the candidate.
         """
         trial, scope = decision.trial, decision.request.scope
-        if trial is None or decision.hit is not None:
+        if trial is None or decision.taught or decision.hit is not None:
             return None
-        decision.trial = None
+        decision.taught = True
         verdict = plain_verdict(equivalent, answer, trial.entry.meaning)
         if verdict is not None:
             self.keeper.learn(scope, trial, wrong=not verdict)
@@ -97,10 +95,15 @@ class Lessons:
         """Learn that what was served was wrong."""
         if decision.hit is None:
             return
-        trial, decision.trial = decision.trial, None
+        trial = None if decision.taught else decision.trial
+        decision.taught = True
         request = decision.request
         budget = budget_of(request.cache, self._settings.of(request.scope))
         self.keeper.complain(request.scope, budget, trial, decision.hit.answer.meaning)
+
+    async def settle(self) -> None:
+        """Wait until what was heard is learned."""
+        await asyncio.gather(*self._comparing, return_exceptions=True)
 
     async def close(self) -> None:
         """Give up what is still being compared, and hand over what has changed."""
@@ -126,7 +129,7 @@ class Lessons:
             return
         candidate = found.content
         try:
-            one, other = await asyncio.gather(self._embed(answer[:_COMPARED]), self._embed(candidate[:_COMPARED]))
+            one, other = await asyncio.gather(self._embed(answer[:COMPARED]), self._embed(candidate[:COMPARED]))
         except WaypostError:  # no room, or shutting down: a verdict less
             self.keeper.verdicts["unknown"] += 1
             return

@@ -13,20 +13,21 @@ from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.catalogue import Catalogue
-from index.errors import GenerationError, StoreError, WaypostError
+from index.errors import GenerationError, WaypostError
 from index.generation import list_generations
 from index.records import Answer, LiveReference, Reference
 from index.store import Kind, Record, RecordKey
 from index.text import canonical
 from index.vectors import Vectors
-from service import replaying, reviews
+from service import puts, replaying, reviews
 from service.auth import Principal, writer
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
 from service.lookup import NO_SEARCH
-from service.reports import Report, oversize, refusal, report, to_answer
+from service.reports import Report, oversize
 from service.requests import Decision, Outcome, Request, tokens_of
+from service.requests import Record as Came
 from service.runtime import Runtime
 from service.settings import to_toml
 
@@ -58,7 +59,11 @@ def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
 
 async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
     """Router.Decide."""
-    return await _decide(_request(message, call), call)
+    request = _request(message, call)
+    decision = await _decide(request, call)
+    response = outgoing.from_decision(decision, explain=request.explain)
+    call.runtime.decider.record(decision)
+    return response
 
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
@@ -71,11 +76,14 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
             try:
                 # Nobody waits in a batch: it might be for an answer that only comes after the whole batch.
                 one_ = _request(request, call)
-                response: Any = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
+                decision = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
+                response = outgoing.from_decision(decision, explain=one_.explain)
                 # A thousand of the largest answers are gigabytes: what does not fit is let go at once.
                 if (size := response.ByteSize()) > room:
+                    call.runtime.decider.flights.failed(decision.id)
                     raise TooLarge(call.runtime.settings.server.max_message_mib)
                 room -= size
+                call.runtime.decider.record(decision)
                 return router_pb2.DecideBatchResult(response=response)
             except WaypostError as error:
                 status = to_status(error)
@@ -112,23 +120,7 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         cost_usd=message.usage.cost_usd,
         equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
-    try:
-        done = await report(
-            decision,
-            message.fill_token,
-            what,
-            runtime.decider.answers,
-            runtime.encoder,
-            runtime.settings.cache.of(decision.request.scope),
-            runtime.lessons,
-        )
-    except StoreError:
-        runtime.decider.flights.failed(decision.id)
-        raise
-    if done.entry_id:
-        runtime.decider.flights.stored(decision.prompt.key, done.private_to)
-    else:
-        runtime.decider.flights.failed(decision.id)
+    done = await runtime.report(decision, message.fill_token, what)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
@@ -156,7 +148,7 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
     request, answer, chunks = incoming.to_put(message)
     call.principal.check_scope(request.scope)
     request = request._replace(private_to=_private_to(call, request.scope))
-    decider, settings = call.runtime.decider, call.runtime.settings.cache.of(request.scope)
+    settings = call.runtime.settings.cache.of(request.scope)
     if not settings.enabled:
         raise PreconditionFailed("CACHE_DISABLED", "cache.enabled", "the cache is switched off: set cache.enabled")
     if large := oversize(answer, settings):
@@ -176,15 +168,7 @@ async def put(message: cache_pb2.PutRequest, call: Call) -> Message:
         answer_wrong=False,
         cost_usd=cost,
     )
-    if refused := await refusal(request.context, prompt, what, settings):
-        raise InvalidRequest(refused)
-    embedded = await decider.batcher.submit(prompt.text, NO_SEARCH)
-    vector, now = _raw(embedded.vector), decider.answers.clock.now()
-    answer_ = to_answer(
-        request, prompt, what, call.runtime.encoder, vector, settings, truncated=embedded.truncated, now=now
-    )
-    stored, replaced = await decider.answers.put(answer_)
-    decider.flights.stored(prompt.key, stored.private_to)
+    stored, replaced = await puts.put(call.runtime, request, prompt, what, incoming.to_wordings(message))
     return cache_pb2.PutResponse(entry_id=stored.id, replaced=replaced)
 
 
@@ -374,9 +358,8 @@ def _request(message: router_pb2.DecideRequest, call: Call) -> Request:
     return request
 
 
-async def _decide(request: Request, call: Call) -> Message:
-    decision = await call.runtime.decider.decide(request, call.started, call.deadline)
-    return outgoing.from_decision(decision, explain=request.explain)
+async def _decide(request: Request, call: Call) -> Decision:
+    return await call.runtime.decider.decide(request, call.started, call.deadline)
 
 
 def _private_to(call: Call, scope: str) -> str:
@@ -413,6 +396,10 @@ async def _page(
     after, limit = incoming.to_page(message)
     answers, viewer = call.runtime.decider.answers, _private_to(call, scope)
 
+    def came(answer: Answer) -> Came:
+        right, wrong = call.runtime.decider.keeper.verdicts_on(scope, answer.meaning)
+        return Came(answers.capacity.uses(answer), answers.wordings(answer), right, wrong)
+
     def may_see(record: Record) -> bool:
         return call.principal.admin or not isinstance(record, Answer) or record.private_to in ("", viewer)
 
@@ -421,7 +408,7 @@ async def _page(
     else:
         changes = answers.page(kind, scope, after)
     shown = ((c.seq, c.record) for c in changes if c.record and may_see(c.record))
-    rows = ((seq, outgoing.from_record(record, answers.capacity.uses)) for seq, record in shown)
+    rows = ((seq, outgoing.from_record(record, came)) for seq, record in shown)
     return await asyncio.to_thread(outgoing.page_of, rows, limit, _room(call))
 
 

@@ -171,8 +171,12 @@ def _joined(answer: Answer, confirmed: Confirmed, what: Report, view: View) -> A
         or len(view.wordings(said.scope, said.id)) >= _MOST_WORDINGS
     ):
         return replace(answer, meaning=said.meaning)
-    size = len(answer.prompt.encode())
-    return replace(answer, content="", chunks=(), wording_of=said.id, meaning=b"", size=size)
+    return as_wording(answer, said.id)
+
+
+def as_wording(answer: Answer, said: str) -> Answer:
+    """Return an answer as a further prompt of the one with an id: without a text of its own."""
+    return replace(answer, content="", chunks=(), wording_of=said, meaning=b"", size=len(answer.prompt.encode()))
 
 
 async def refusal(

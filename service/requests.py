@@ -260,27 +260,43 @@ class Judged:
 class Trial:
     """A likely hit as it was decided on: what a verdict on it teaches.
 
-    `evidence` is what the learner looked at, `error` (0 to 1) what it said, `budget` that of the request. `chance` is
-    the probability with which a model was to be asked; `audit` tells whether it was, though the answer could be served.
-    `check` is the one of the guard that refuses the answer, "" where none does.
+    `evidence` is what the learner looked at, `error` (0 to 1) what it said, `budget` that of the request, `bearable`
+    the largest error that it bore then. `chance` is the probability with which a model was to be asked; `audit` tells
+    whether it was, though the answer could be served. `check` is the one of the guard that refuses the answer, "" where
+    none does.
     """
 
     entry: Entry
     evidence: tuple[float, ...]
     error: float
     budget: float
+    bearable: float
     chance: float
     audit: bool
     check: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+class Record(NamedTuple):
+    """What came of a stored answer: how often it was used, its further wordings, and verdicts, right and wrong."""
+
+    uses: int
+    wordings: Sequence[str]
+    right: float
+    wrong: float
+
+
+@dataclass(slots=True)
 class Hit:
-    """A cached answer to serve; `p_correct` is not told for an exact hit; a `stale` one lapsed and is fetched anew."""
+    """A cached answer to serve; `p_correct` is not told for an exact hit; a `stale` one lapsed and is fetched anew.
+
+    Once it was served, the `answer` is here without its text.
+    `matched` is the prompt that was found: what the answer was stored for, or another wording of that.
+    """
 
     answer: Answer
     exact: bool
     similarity: float
+    matched: str
     p_correct: float | None = None
     stale: bool = False
 
@@ -385,7 +401,8 @@ class Decision:
 
     `request` is as the policy would have it; how that came about is in `trace`. Exactly one of `hit` and `plan` is
     set. A `fill_token` lets the answer be stored, once, until `lease_until` (seconds, monotonic). `expected` are
-    the estimates before anything that reports taught, `heard` the models that were reported on.
+    the estimates before anything that reports taught, `heard` the models that were reported on. `taught` tells whether
+    there was a verdict on the `trial`.
     """
 
     id: str
@@ -399,6 +416,7 @@ class Decision:
     candidate: Judged | None = None
     judged: tuple[Judged, ...] = ()
     trial: Trial | None = None
+    taught: bool = False
     estimates: tuple[Estimate, ...] = ()
     expected: tuple[Estimate, ...] = ()
     voters: Voters | None = None

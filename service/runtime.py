@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from index.encoder import Encoder, OnnxEncoder, encode_tokens
-from index.errors import GenerationError, InputError
+from index.errors import GenerationError, InputError, StoreError
 from index.generation import (
     Generation,
     current_generation,
@@ -49,6 +50,7 @@ from service.metrics import Metrics
 from service.policy.compiled import fit
 from service.policy.published import publish_policy
 from service.policy.state import State
+from service.reports import Report, Reported, report
 from service.requests import Decision, Prompt, Request, Timings
 from service.routing.choose import fallback_model
 from service.settings import Settings
@@ -126,6 +128,21 @@ class Runtime:
         except SettingsError as error:
             raise PreconditionFailed("GENERATION_UNUSABLE", generation.id, str(error)) from error
 
+    async def report(self, decision: Decision, fill_token: str, what: Report) -> Reported:
+        """Take in what happened with a decision, and tell who waits for its answer; raises as `service.reports`."""
+        decider = self.decider
+        settings = self.settings.cache.of(decision.request.scope)
+        try:
+            done = await report(decision, fill_token, what, decider.answers, self.encoder, settings, self.lessons)
+        except StoreError:
+            decider.flights.failed(decision.id)
+            raise
+        if done.entry_id:
+            decider.flights.stored(decision.prompt.key, done.private_to)
+        else:
+            decider.flights.failed(decision.id)
+        return done
+
     def heard(self, decision: Decision, rating: Rating) -> None:
         """Take in what a caller reports of a model."""
         decider = self.decider
@@ -163,14 +180,29 @@ class Runtime:
             await self.state.close()
 
 
-async def load(settings: Settings) -> Runtime:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a runtime may be given in place of its own: None is what the settings say, and chance that nobody foresees.
+
+    `coin` returns a random number in [0, 1).
+    """
+
+    encoder: Encoder | None = None
+    store: Store | None = None
+    coin: Callable[[], float] | None = None
+
+
+_OWN: Final = Parts()
+
+
+async def load(settings: Settings, parts: Parts = _OWN) -> Runtime:
     """Load encoder, index and store, and warm up.
 
     Raises:
         WaypostError: something is missing, damaged or does not fit; the text says what to do.
     """
     started = time.perf_counter()
-    encoder, generation, store, view = await asyncio.to_thread(_load, settings)
+    encoder, generation, store, view = await asyncio.to_thread(_load, settings, parts)
     loaded = time.perf_counter()
     batcher = Batcher(
         encoder,
@@ -183,7 +215,7 @@ async def load(settings: Settings) -> Runtime:
     answers = Answers(store, view, settings.cache)
     log = DecisionLog(settings.decisions.keep, settings.decisions.keep_mib << 20)
     judge = load_judge(settings.cache, encoder.digest)
-    keeper = Keeper(judge)
+    keeper = Keeper(judge, parts.coin) if parts.coin is not None else Keeper(judge)
     flights = Flights(settings.decisions.keep)
     decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics, flights)
     lessons = teaching(decider)
@@ -242,11 +274,11 @@ def _expecting(decider: Decider) -> Expect:
     return expect
 
 
-def _load(settings: Settings) -> tuple[Encoder, Generation, Store, View]:
-    encoder = OnnxEncoder.load(settings.encoder.path)
+def _load(settings: Settings, parts: Parts) -> tuple[Encoder, Generation, Store, View]:
+    encoder = parts.encoder or OnnxEncoder.load(settings.encoder.path)
     generation = _load_generation(current_generation(settings.index.path), encoder, settings)
     fit(settings.policy, generation)
-    store = SqliteStore(settings.store.file)
+    store = parts.store or SqliteStore(settings.store.file)
     try:
         view = View(encoder.digest, encoder.dimensions)
         with _all_kept():

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.budget.rivals import Vectors
 from benchmarks.budget.streams import Run, Stream, World, outcome
+from index.vectors import Vectors
 from index.verifier import Verifier
 from index.view import Entry
 from service.cache.keeper import Keeper

@@ -4,97 +4,46 @@ Each serves the nearest stored prompt's answer or asks a model, whose answer it 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.budget.streams import Outcome, Stream, outcome
+from service.evaluation.caching import fixed
+from service.evaluation.caching.fixed import Nearest, Rule, Told
 
-Vectors = NDArray[np.float32]
-_NEAREST: Final = 256
-_BLOCK: Final = 500
 # GPTCache 0.1.44 serves above .8 of its similarity score, which for its own evaluation of embeddings' distances is
 # (4 - squared distance) / 4: with unit vectors (1 + cosine) / 2.
 GPTCACHE: Final = 2 * 0.8 - 1
 
 
-class Nearest:
-    """The nearest of those stored so far, from a table of each prompt's neighbours.
-
-    Args:
-        vectors: of the stream's prompts, in order; equal prompts have equal vectors.
-    """
-
-    def __init__(self, vectors: Vectors) -> None:
-        n, k = len(vectors), min(_NEAREST, len(vectors) - 1)
-        self._vectors = vectors
-        self._places, self._cosines = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-        for first in range(0, n, _BLOCK):
-            cosines = vectors[first : first + _BLOCK] @ vectors.T
-            cosines[np.arange(len(cosines)), np.arange(first, first + len(cosines))] = -2
-            near = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-            values = np.take_along_axis(cosines, near, 1)
-            order = np.argsort(-values, axis=1)
-            self._places[first : first + _BLOCK] = np.take_along_axis(near, order, 1)
-            self._cosines[first : first + _BLOCK] = np.take_along_axis(values, order, 1)
-
-    def of(self, place: int, stored: NDArray[np.bool_]) -> tuple[float, int] | None:
-        """Return cosine and place of the nearest stored prompt, None without any."""
-        there = stored[self._places[place]]
-        if there.any():
-            first = int(there.argmax())
-            return float(self._cosines[place, first]), int(self._places[place, first])
-        left = np.flatnonzero(stored)
-        if not len(left):
-            return None
-        cosines = self._vectors[left] @ self._vectors[place]
-        return float(cosines.max()), int(left[cosines.argmax()])
-
-
-Rule = Callable[[float, int], bool]
-"""Whether to serve, by the cosine and the place of the nearest."""
-Told = Callable[[float, int, bool], bool]
-"""Takes in whether the nearest would have been right; returns whether the prompt is stored."""
-
-
 def play(stream: Stream, nearest: Nearest, serve: Rule, told: Told = lambda *_: True) -> Outcome:
     """Return what a rule does with a stream."""
-    stored = np.zeros(len(stream), np.bool_)
-    exact: dict[str, int] = {}
-    hits, wrong = np.zeros(len(stream), np.bool_), np.zeros(len(stream), np.bool_)
-    for place, (prompt, answer) in enumerate(zip(stream.prompts, stream.answers, strict=True)):
-        if prompt in exact:
-            hits[place], wrong[place] = True, stream.answers[exact[prompt]] != answer
-            continue
-        found, keep = nearest.of(place, stored), True
-        if found is not None:
-            cosine, other = found
-            right = stream.answers[other] == answer
-            if serve(cosine, other):
-                hits[place], wrong[place] = True, not right
-                continue
-            keep = told(cosine, other, right)
-        exact[prompt] = place
-        stored[place] = keep
-    return outcome(hits.tolist(), wrong.tolist())
+    return _outcome(fixed.play(_calls(stream), nearest, serve, told))
+
+
+def _calls(stream: Stream) -> fixed.Calls:
+    def same(one: int, other: int) -> bool:
+        return stream.answers[one] == stream.answers[other]
+
+    return fixed.Calls(stream.prompts, [0] * len(stream), same)
+
+
+def _outcome(played: fixed.Played) -> Outcome:
+    return outcome(played.hits.tolist(), played.wrong.tolist())
 
 
 def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> tuple[Outcome, float] | None:
     """Return the threshold, chosen in hindsight, that answers most of those that keep the budget, and what it does."""
-    kept = ((play(stream, nearest, _at(step / 100)), step / 100) for step in range(60, 100))
-    return max((one for one in kept if one[0].wrong <= 100 * budget), key=lambda one: one[0].hits, default=None)
-
-
-def _at(threshold: float) -> Rule:
-    return lambda cosine, _: cosine >= threshold
+    best = fixed.best_within(fixed.every_threshold(_calls(stream), nearest), budget)
+    return None if best is None else (_outcome(best[1]), best[0])
 
 
 def gptcache(stream: Stream, nearest: Nearest) -> Outcome:
     """Return what GPTCache's rule does at its default threshold."""
-    return play(stream, nearest, _at(GPTCACHE))
+    return play(stream, nearest, fixed.above(GPTCACHE))
 
 
 @dataclass(slots=True)
@@ -127,9 +76,9 @@ def vcache(stream: Stream, nearest: Nearest, budget: float, *, seed: int, keep_a
         curve = curves.get(place)
         return curve is not None and chance.random() >= _explores(curve, cosine, budget)
 
-    def told(cosine: float, place: int, right: bool) -> bool:  # noqa: FBT001 - see Told
+    def told(cosine: float, place: int, right: bool | None) -> bool:  # noqa: FBT001 - see Told
         curve = curves.setdefault(place, _Curve())
-        curve.seen.append((cosine, right))
+        curve.seen.append((cosine, bool(right)))
         _fit(curve)
         return keep_all or not right
 

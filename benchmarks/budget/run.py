@@ -16,11 +16,13 @@ from typing import Final
 import numpy as np
 
 from benchmarks.budget import replay, service
-from benchmarks.budget.rivals import Nearest, Vectors, best_fixed, gptcache, vcache
+from benchmarks.budget.rivals import best_fixed, gptcache, vcache
 from benchmarks.budget.streams import Outcome, Run, Stream, World, load
 from benchmarks.machine import machine
 from index import DEFAULT_ENCODER
 from index.encoder import OnnxEncoder, encode_texts
+from index.vectors import Vectors
+from service.evaluation.caching.fixed import Nearest
 
 _FLIPPED: Final = 0.05
 _MISSING: Final = 1 / 3

@@ -156,6 +156,12 @@ class Ledger:
         return self.bound > self._allowed
 
     @property
+    def bearable(self) -> float:
+        """The largest risk that is served now: what is left of the budget may be less than the threshold."""
+        left = (self._allowed - self.bound) / self.factor
+        return min(self.threshold, max(self._certain, left))
+
+    @property
     def _allowed(self) -> float:
         return self._now.allowed + self._before.allowed
 
@@ -189,7 +195,7 @@ class Ledger:
         if self._warm != (taught >= _COLD):
             self._warm = taught >= _COLD
             self._retune()
-        if risk > self.threshold or (risk > self._certain and self.bound + self.factor * risk > self._allowed):
+        if risk > self.bearable:
             return Action.EXPLORE, 1.0
         chance = min(max(self._share * risk / self.threshold, _FEWEST), _MOST_AUDITS)
         if coin < chance:

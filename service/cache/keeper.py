@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from index.guard import CHECKS
 from index.text import plain
@@ -142,6 +142,13 @@ class Keeper:
         """How many accounts have a bound above their budget."""
         return sum(ledger.broken for name in self._scopes for ledger in self.ledgers(name))
 
+    def verdicts_on(self, scope: str, answer: bytes) -> tuple[float, float]:
+        """Return the verdicts on an answer that count, right and wrong, without making it stay longer for that."""
+        kept = self._scopes.get(scope)
+        if kept is None or answer not in kept.records:
+            return 0.0, 0.0
+        return Cache.__getitem__(kept.records, answer)
+
     def count(self, scope: str, budget: float) -> None:
         """Count a request that would have been served a cached answer, had there been one."""
         if 0.0 < budget < 1.0:
@@ -175,12 +182,15 @@ class Keeper:
             error = max(error, _REFUSED)
         elif not found.check and plain(prompt.text) == plain(found.judged.entry.prompt):
             error = min(error, _SAME)
-        action, chance = kept.ledger(budget).decide(error, self._coin(), kept.learner.taught)
+        ledger = kept.ledger(budget)
+        bearable = ledger.bearable
+        action, chance = ledger.decide(error, self._coin(), kept.learner.taught)
         self.actions[action.value] += 1
         why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]
         refused = found.judged.refused_by
         told = found.judged if refused else replace(found.judged, probability=1.0 - error, refused_by=why)
-        trial = Trial(told.entry, found.evidence, error, budget, chance, action is Action.AUDIT, found.check)
+        audit = action is Action.AUDIT
+        trial = Trial(told.entry, found.evidence, error, budget, bearable, chance, audit, found.check)
         judged = tuple(told if one is found.judged else one for one in judged)
         return (told if action is Action.SERVE else None), judged, trial
 

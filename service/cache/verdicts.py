@@ -13,6 +13,8 @@ from index.wording import prepare
 # Cosines of two answers' embeddings: at least, and at most.
 _SAME: Final = 0.92
 _OTHER: Final = 0.6
+COMPARED: Final = 4_000
+"""Characters of an answer that are embedded to compare it: more does not fit the encoder's window."""
 # How often such a verdict is wrong, at the most: judges are not perfect, and models may say the same for two things.
 DOUBT_SAID: Final = 0.05
 DOUBT_EQUAL: Final = 0.001

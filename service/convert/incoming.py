@@ -138,6 +138,15 @@ def to_put_prompt(message: cache_pb2.PutRequest, prompt: Prompt) -> Prompt:
     return replace(prompt, context=context, key=answer_key(scope_of(message.scope), context, prompt.text))
 
 
+def to_wordings(message: cache_pb2.PutRequest) -> Sequence[str]:
+    """Return the further prompts of a Put, checked."""
+    at_most("wordings", message.wordings, 64)
+    for i, wording in enumerate(message.wordings):
+        if not sized(f"wordings[{i}]", wording, MIB).strip():
+            raise InvalidRequest((f"wordings[{i}]", "empty: give a prompt, or leave it out"))
+    return message.wordings
+
+
 def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decision: Decision) -> str:
     """Return the id of the reported model, "" where none is needed; raise InvalidRequest where a field is wrong."""
     was_hit = decision.hit is not None

@@ -9,18 +9,20 @@ from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
-from index.records import Answer, Model, Reference
-from index.store import Record
+from index.records import Answer, LiveReference, Model, Reference
 from index.verifier import FEATURES
 from service.cache.budget import Ledger
+from service.cache.learner import FEATURES as LEARNED
 from service.convert.fields import MIB
 from service.requests import (
     STAGES,
     Decision,
     Estimate,
     Judged,
+    Record,
     Reviewed,
     Timings,
+    Trial,
     stage_times,
 )
 
@@ -104,7 +106,7 @@ def _fill_answer(out: types_pb2.CachedAnswer, decision: Decision, *, content: bo
     if hit.p_correct is not None:
         out.p_correct = hit.p_correct
     out.stored_at.CopyFrom(timestamp(answer.stored_at))
-    out.matched_prompt = answer.prompt
+    out.matched_prompt = hit.matched
     out.stale = hit.stale
 
 
@@ -166,6 +168,8 @@ def _fill_explanation(out: types_pb2.Explanation, decision: Decision) -> None:
     out.experiment_arm = decision.trace.arm
     for judged in decision.judged:
         out.notes.add(stage="verify", note=_verdict(judged))
+    if decision.trial is not None:
+        out.notes.add(stage="verify", note=_trial(decision.trial))
     for stage, note in decision.notes:
         out.notes.add(stage=stage, note=note)
 
@@ -184,6 +188,19 @@ def _verdict(judged: Judged) -> str:
         if value and not name.startswith("cosine")
     ]
     return f"{entry.answer_id} {entry.prompt[:_SHOWN]!r}: {said} ({', '.join(parts)})"
+
+
+def _trial(trial: Trial) -> str:
+    """Return one line: how likely the likeliest answer was wrong, by what, and what the error budget made of that."""
+    bears = f"the error budget of {trial.budget:g} bore up to {trial.bearable:.4f}"
+    if trial.audit:
+        what = f"could be served and was sent to a model to check (chance {trial.chance:.3f})"
+    elif trial.chance == 1.0:
+        what = "was too much"
+    else:
+        what = f"was served (chance of a check {trial.chance:.3f})"
+    parts = [f"{name} {value:.3f}" for name, value in zip(LEARNED, trial.evidence, strict=True) if name != "bias"]
+    return f"{trial.entry.answer_id} wrong with probability {trial.error:.4f} ({', '.join(parts)}): {bears}; it {what}"
 
 
 def _estimate(estimate: Estimate) -> types_pb2.ModelEstimate:
@@ -205,13 +222,13 @@ def best_model(reference: Reference) -> str:
     return min(reference.scores, key=lambda name: (-reference.scores[name], name))
 
 
-def from_record(record: Record, uses: Callable[[Answer], int]) -> ProtoMessage:
-    """Return a stored record as its list shows it; `uses` tells how often an answer was used."""
-    return from_answer(record, uses(record)) if isinstance(record, Answer) else from_reference(record.reference)
+def from_record(record: Answer | LiveReference, came: Callable[[Answer], Record]) -> ProtoMessage:
+    """Return a stored record as its list shows it; `came` tells what came of an answer."""
+    return from_answer(record, came(record)) if isinstance(record, Answer) else from_reference(record.reference)
 
 
-def from_answer(answer: Answer, uses: int) -> cache_pb2.StoredAnswer:
-    """Return an answer as the list shows it, with how often it was used."""
+def from_answer(answer: Answer, came: Record) -> cache_pb2.StoredAnswer:
+    """Return an answer as the list shows it, with what came of it."""
     message = cache_pb2.StoredAnswer(
         entry_id=answer.id,
         prompt=answer.prompt,
@@ -225,10 +242,13 @@ def from_answer(answer: Answer, uses: int) -> cache_pb2.StoredAnswer:
         key=answer.key.hex(),
         size=answer.size,
         cost_usd=answer.cost_usd,
-        uses=uses,
+        uses=came.uses,
         private_to=answer.private_to,
         exact_only=answer.truncated or not answer.vector,
         chunk_bytes=[len(chunk.encode()) for chunk in answer.chunks],
+        wordings=came.wordings,
+        verdicts_right=came.right,
+        verdicts_wrong=came.wrong,
     )
     if answer.expires_at:
         message.expires_at.CopyFrom(timestamp(answer.expires_at))

@@ -54,19 +54,19 @@ def draw(part: Part, output: Path, *, several: bool) -> list[Path]:
     """
     prefix = f"{part.kind}_" if several else ""
     written = [output / f"{prefix}quality_cost.png"]
-    _save(_quality_cost(part), written[0])
+    save(_quality_cost(part), written[0])
     if part.share_curves:
         written.append(output / f"{prefix}share_quality.png")
-        _save(_share_quality(part), written[1])
+        save(_share_quality(part), written[1])
     if part.reliability:
         written.append(output / f"{prefix}reliability.png")
-        _save(_reliability(part), written[-1])
+        save(_reliability(part), written[-1])
     return written
 
 
 def _quality_cost(part: Part) -> Any:
     """Return the figure of quality against cost: what each policy reaches for how much."""
-    figure, axes = _figure()
+    figure, axes = figure_with_axes()
     curves = {name: _mixed(points) for name, points in part.curves.items() if name in _STYLES and len(points) > 1}
     names = dict(_NAMES)
     if len(part.models) == 2 and RANDOM in curves and ZERO in curves:  # noqa: PLR2004 - then they are the same
@@ -85,7 +85,7 @@ def _quality_cost(part: Part) -> Any:
     axes.set_xlabel("USD per 1,000 requests")
     axes.set_ylabel("accuracy" if part.kind == "labels" else "mean quality")
     axes.set_title(f"Quality and cost, {part.rows:,} held-out prompts")
-    _legend(axes)
+    legend(axes)
     _name_points(figure, axes, dict(list(models.items())[:_LABELLED]), drawn)
     return figure
 
@@ -104,7 +104,7 @@ def _mixed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _share_quality(part: Part) -> Any:
     """Return the figure of the gap recovered against the share of strong calls."""
-    figure, axes = _figure()
+    figure, axes = figure_with_axes()
     for name, points in part.share_curves.items():
         figures = part.policies[name]
         label = f"{name}: APGR {figures['apgr']:.3f}"
@@ -123,17 +123,17 @@ def _share_quality(part: Part) -> Any:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(1.05, *(y for points in part.share_curves.values() for _, y in points)) * 1.02)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_percent())
+        axis.set_major_formatter(percent())
     axes.set_xlabel(f"share of calls to {part.strong}")
     axes.set_ylabel("gap recovered between the two models")
     axes.set_title(f"{part.strong} or {part.weak}, {part.rows:,} held-out prompts", fontsize=11)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def _reliability(part: Part) -> Any:
     """Return the figure of actual against expected quality, with the share of prompts below it."""
-    figure, axes = _figure()
+    figure, axes = figure_with_axes()
     expected, actual, shares = zip(*part.reliability, strict=True)
     axes.plot([0, 1], [0, 1], label="as expected", **_STYLES[ZERO])
     axes.bar(expected, shares, width=0.03, color="#0072B2", alpha=0.25, label="share of the prompts", zorder=1)
@@ -144,11 +144,12 @@ def _reliability(part: Part) -> Any:
     axes.set_xlabel("expected quality of the chosen model")
     axes.set_ylabel("actual quality")
     axes.set_title(f"Calibration, {part.rows:,} held-out prompts", fontsize=11)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
-def _figure() -> tuple[Any, Any]:
+def figure_with_axes() -> tuple[Any, Any]:
+    """Return an empty figure, in the style of all plots, and its axes."""
     require()
     from matplotlib.figure import Figure
 
@@ -161,7 +162,7 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(axes: Any) -> None:
+def legend(axes: Any) -> None:
     """Put the legend beside the axes, where it covers nothing."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
 
@@ -178,10 +179,11 @@ def _scale(axes: Any, costs: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _percent() -> Any:
+def percent(decimals: int = 0) -> Any:
+    """Return what writes shares as percent."""
     from matplotlib.ticker import PercentFormatter
 
-    return PercentFormatter(1.0, decimals=0)
+    return PercentFormatter(1.0, decimals=decimals)
 
 
 def _name_points(
@@ -231,5 +233,6 @@ def _overlap(one: _Box, other: _Box) -> float:
     return width * height if width > 0 and height > 0 else 0.0
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure."""
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})

@@ -1,20 +1,17 @@
 """The report of an evaluation: what it says in text and in JSON, and where it is written."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-from index.errors import InputError
 from service.evaluation import plots
 from service.evaluation.figures import Figures, Part
 from service.evaluation.html import page
+from service.evaluation.output import drawn, finite, write_report
 from service.evaluation.policies import BEST, CHEAPEST, LENGTH, RANDOM, ROUTER, ZERO
 
-_WIDTH: Final = 118
 _SHOWN_GENERATIONS: Final = 3
 _SHOWN_MODELS: Final = 16
 # Figure → (heading, how it is written).
@@ -60,7 +57,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON holds it; figures that do not exist are null."""
-        return dict(_finite(asdict(self)))
+        return dict(finite(asdict(self)))
 
 
 def to_text(report: Report) -> str:
@@ -74,19 +71,13 @@ def write(report: Report, output: Path) -> list[Path]:
     Raises:
         InputError: matplotlib is not installed, or the folder cannot be written.
     """
-    plots.require()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        written = [output / "report.json"]
-        written[0].write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-        drawn = [(part, plots.draw(part, output, several=len(report.parts) > 1)) for part in report.parts]
-        written += [path for _, paths in drawn for path in paths]
+
+    def draw(folder: Path) -> tuple[list[Path], str]:
+        figures = [(part, plots.draw(part, folder, several=len(report.parts) > 1)) for part in report.parts]
         lines = [" ".join(line.split()) for line in _heading(report)]
-        written.append(output / "report.html")
-        written[-1].write_text(page("How well prompts are routed", lines, drawn), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output}: the report cannot be written there: {error}") from error
-    return written
+        return [path for _, paths in figures for path in paths], page("How well prompts are routed", lines, figures)
+
+    return write_report(report.to_dict(), output, draw)
 
 
 def _heading(report: Report) -> list[str]:
@@ -183,12 +174,12 @@ def _table(columns: Sequence[tuple[str, str, str]], rows: dict[str, Figures]) ->
         [name, *("-" if key not in figures else _written(figures[key], how) for key, _, how in columns)]
         for name, figures in rows.items()
     ]
-    return _drawn(["", *(heading for _, heading, _ in columns)], cells)
+    return drawn(["", *(heading for _, heading, _ in columns)], cells)
 
 
 def _reliability(table: Sequence[tuple[float, float, float]]) -> str:
     cells = [[_written(e, _POINTS), _written(a, _POINTS), _written(share, _SHARE)] for e, a, share in table]
-    return _drawn(["expected", "actual", "prompts %"], cells)
+    return drawn(["expected", "actual", "prompts %"], cells)
 
 
 def _targets(part: Part) -> str:
@@ -204,29 +195,13 @@ def _targets(part: Part) -> str:
         for one in part.details.targets
     ]
     heads = ["wanted", "USD / 1,000", "zero router", f"against {_brief(part.best)}", "willingness_to_pay"]
-    return _drawn(heads, cells)
+    return drawn(heads, cells)
 
 
 def _confusion(counts: dict[str, dict[str, float]]) -> str:
     chosen = list(next(iter(counts.values())))
     cells = [[label, *(f"{row[name]:,.0f}" for name in chosen)] for label, row in counts.items()]
-    return _drawn(["", *chosen], cells)
-
-
-def _drawn(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Return a table as plain text."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    out = StringIO()
-    Console(file=out, width=_WIDTH, color_system=None, markup=False, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+    return drawn(["", *chosen], cells)
 
 
 def _written(value: float, how: str) -> str:
@@ -235,12 +210,3 @@ def _written(value: float, how: str) -> str:
     if how == _USD:
         return f"{value * 1e3:,.4g}"
     return f"{value * 100:.1f}" if how == _SHARE else f"{value:.3f}"
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with what JSON cannot say (NaN) as null."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

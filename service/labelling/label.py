@@ -80,6 +80,7 @@ class _Work:
             call,
             answered.content,
             answered.cost_usd,
+            asked=prompt.digest,
             latency_s=round(answered.latency_s, 3),
             input_tokens=answered.input_tokens,
             output_tokens=answered.output_tokens,
@@ -88,10 +89,11 @@ class _Work:
         return answered.content
 
     async def _score(self, call: Call, prompt: Unlabelled, content: str) -> None:
+        basis = prompt.basis(self.scoring)
         if self.scoring != JUDGE:
-            self.results.scored(call, COMPARISONS[self.scoring](content, prompt.expected), 0.0)
+            self.results.scored(call, COMPARISONS[self.scoring](content, prompt.expected), 0.0, basis=basis)
         elif not content.strip():
-            self.results.scored(call, 0.0, 0.0)
+            self.results.scored(call, 0.0, 0.0, basis=basis)
         elif self.judge is not None:
             question = "\n\n".join(f"{m.role}: {m.content}" for m in prompt.messages)
             question = question if len(prompt.messages) > 1 else prompt.prompt
@@ -101,7 +103,7 @@ class _Work:
                 self.results.failed(call, f"the judge gave no score: {said.content[:200]}", said.cost_usd)
                 self.done.failed += 1
                 return
-            self.results.scored(call, score, said.cost_usd, judge=self.judge.model)
+            self.results.scored(call, score, said.cost_usd, basis=basis, judge=self.judge.model)
         self.done.scored += 1
 
     async def _paid(self, priced: Priced, messages: Sequence[Message]) -> Answered:
@@ -163,6 +165,7 @@ async def label(
         InputError: answers cannot be scored so.
     """
     check_scoring(scoring, judge, prompts)
+    results.keep_to(prompts, scoring)
     every = [(one, priced) for one in prompts for priced in endpoints]
     todo = [(one, priced) for one, priced in every if (one.id, priced.model) not in results.scores]
     work = _Work(endpoints, judge, scoring, results, budget_usd)

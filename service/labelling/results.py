@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,6 +36,19 @@ class Unlabelled:
     def prompt(self) -> str:
         """Its last turn."""
         return self.messages[-1].content
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked: an answer to anything else is no answer to it."""
+        return _digest([[m.role, m.content] for m in self.messages])
+
+    def basis(self, scoring: str) -> str:
+        """Return what a score rests on besides the answer: how it was scored, and against what."""
+        return _digest([scoring, self.expected])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def read_prompts(paths: Sequence[Path]) -> list[Unlabelled]:
@@ -77,17 +90,15 @@ def _prompt(line: str, place: str, *, text: bool) -> Unlabelled:
         ) from None
     except (ValueError, TypeError) as error:
         raise InputError(f"{place}: {error}") from None
-    digest = hashlib.sha256(json.dumps([[m.role, m.content] for m in messages]).encode()).hexdigest()[:16]
-    return Unlabelled(
-        str(row.get("id") or digest), messages, str(row.get("expected") or ""), str(row.get("category") or "")
-    )
+    one = Unlabelled("", messages, str(row.get("expected") or ""), str(row.get("category") or ""))
+    return replace(one, id=str(row.get("id") or one.digest))
 
 
 @dataclass(slots=True)
 class Results:
     """What was answered and scored so far, and the file it is appended to.
 
-    `answers` are the texts that were answered and not yet scored, `spent` is everything paid, in USD.
+    `spent` is everything paid, in USD; `asked` and `bases` are what answers answer and what scores rest on.
     """
 
     path: Path
@@ -95,8 +106,20 @@ class Results:
     scores: dict[Call, float] = field(default_factory=dict)
     costs: dict[Call, float] = field(default_factory=dict)
     failures: dict[Call, str] = field(default_factory=dict)
+    asked: dict[Call, str] = field(default_factory=dict)
+    bases: dict[Call, str] = field(default_factory=dict)
     spent: float = 0.0
     _file: BinaryIO | None = None
+
+    def keep_to(self, prompts: Sequence[Unlabelled], scoring: str) -> None:
+        """Leave aside answers to what is not asked any more, and scores that were given in another way."""
+        wanted = {one.id: (one.digest, one.basis(scoring)) for one in prompts}
+        for call, asked in self.asked.items():
+            digest, basis = wanted.get(call[0], ("", ""))
+            if asked != digest:
+                self.answers.pop(call, None)
+            if asked != digest or self.bases.get(call) != basis:
+                self.scores.pop(call, None)
 
     def answered(self, call: Call, content: str, cost_usd: float, **more: object) -> None:
         """Write down an answer."""
@@ -122,10 +145,11 @@ class Results:
         self.spent += row["cost_usd"]
         if "answer" in row:
             self.answers[call], self.costs[call] = row["answer"], row["cost_usd"]
+            self.asked[call] = row["asked"]
+            self.scores.pop(call, None)
             self.failures.pop(call, None)
         elif "score" in row:
-            self.scores[call] = row["score"]
-            self.answers.pop(call, None)
+            self.scores[call], self.bases[call] = row["score"], row["basis"]
             self.failures.pop(call, None)
         else:
             self.failures[call] = row["failed"]

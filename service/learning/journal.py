@@ -274,7 +274,7 @@ def restored(row: DecisionRow, generation: Generation | None = None) -> Decision
     if row.cached:
         entry, model, stored_at, similarity = from_json(row.outcome)
         answer = Answer(entry, row.scope, row.key, EMPTY_CONTEXT, "", "", model, row.encoder, b"", stored_at=stored_at)
-        decision.hit = Hit(answer, exact=False, similarity=similarity)
+        decision.hit = Hit(answer, exact=False, similarity=similarity, matched="")
     else:
         decision.plan = _PLAN.validate_json(row.outcome)
     if generation is not None:

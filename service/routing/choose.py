@@ -148,13 +148,19 @@ def utility(estimates: Sequence[Estimate], route: RouteOptions) -> Callable[[Est
 
 
 def single(ranking: Ranking) -> Plan:
-    """Return the plan of the form SINGLE: the first of the ranking, its sibling, then dearer ones to go on to."""
+    """Return the plan of the form SINGLE: the first of the ranking, its sibling, then others to go on to.
+
+    These are the best of the dearer ones, the cheapest first. Where there are not enough of them, the best of the rest
+    stand behind, for when calls fail.
+    """
     if not ranking.models:
         return Plan((), 0.0, ranking.reason, ranking.infeasible)
     first, same = ranking.models[0], ranking.siblings
-    dearer = (e for e in ranking.models if e.cost_usd > first.cost_usd and e.quality > 0 and e not in same)
-    further = (*same[:1], *sorted(dearer, key=lambda e: e.cost_usd))
-    return Plan((first, *further[: _STEPS - 1]), ranking.confidence, ranking.reason)
+    others = [e for e in ranking.models[1:] if e.quality > 0 and e not in same]
+    dearer = [e for e in others if e.cost_usd > first.cost_usd][: _STEPS - 1]
+    rest = (e for e in others if e.cost_usd <= first.cost_usd)
+    steps = (first, *same[:1], *sorted(dearer, key=lambda e: e.cost_usd), *rest)
+    return Plan(steps[:_STEPS], ranking.confidence, ranking.reason)
 
 
 def fallback_model(generation: Generation, configured: str) -> str:

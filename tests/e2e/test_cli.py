@@ -60,6 +60,30 @@ def test_a_plan_is_printed_for_people(server: Server, scope: str) -> None:
     assert "\nexpects    " in explained
 
 
+def test_the_policy_s_part_in_a_plan_is_printed_for_people(starter_index: Path, tmp_path: Path) -> None:
+    rule = """[[policy.rules]]
+name = "in two steps"
+shape = "cascade"
+[[policy.experiments]]
+name = "trial"
+arms = [{name = "all", share = 1.0}]
+"""
+    with serving(starter_index, tmp_path, rule) as server:
+        said = done(
+            "decide", "--address", server.address, "--explain", "prove that sqrt 2 is irrational and generalise"
+        )
+        lines = said.splitlines()
+        assert "rule       in two steps" in lines
+        assert "arm        trial/all" in lines
+        assert any(line.startswith("choose     cascade of 2: expected quality") for line in lines)
+        assert "shape      cascade" in lines
+        assert "enough from a score of 0." in lines[1]
+        client = Client(server.address)
+        response = client.decide("prove that sqrt 2 is irrational and generalise", explain=True)
+        client.close()
+    assert f"{response.plan.steps[0].model} " in lines[1]
+
+
 def test_a_cached_answer_is_printed_for_people(server: Server, client: Client, scope: str) -> None:
     client.put("What is it?", "It is Canberra.\nReally.", scope, model="m")
     said = done("decide", "--address", server.socket, "--scope", scope, "What is it?")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from waypost.v1 import types_pb2
 
 from tests.conftest import ROOT, Server, run_waypost
-from tests.e2e.kit import Client, serving
+from tests.e2e.kit import Client, refusal, serving
 
 CONTEXT = types_pb2.AnswerContext(system_prompt="You are a shop's assistant.")
 
@@ -71,7 +72,7 @@ def test_nothing_is_removed_before_one_says_yes(
     listed = run(server, filled, "invalidate", *conditions).splitlines()
     assert len(listed) == 3 - left
     assert len(client.answers(filled)) == 3
-    assert run(server, filled, "invalidate", *conditions, "--yes") == f"{3 - left} answers removed\n"
+    assert run(server, filled, "invalidate", *conditions, "--yes") == f"{3 - left} answer{'s' * (left != 2)} removed\n"
     assert len(client.answers(filled)) == left
 
 
@@ -102,7 +103,57 @@ def test_an_export_can_be_imported_into_another_scope(
         )
         assert abs(copy.expires_at.seconds - answer.expires_at.seconds) <= 1
     assert run(server, other, "import", path) == "3 answers stored, 3 in place of others\n"
-    assert "File exists" in run(server, filled, "export", path, code=1)
+    assert "exists already" in run(server, filled, "export", path, code=1)
+
+
+def test_wordings_and_verdicts_are_shown_and_wordings_travel(
+    server: Server, client: Client, scope: str, tmp_path: Path
+) -> None:
+    prompts = ["How do I reset my password?", "How can I reset my password?", "how to reset my password"]
+    for prompt in prompts:
+        decision = client.decide(prompt, scope)
+        client.report(decision, "Use the link.", model=decision.plan.steps[0].model, finish_reason="stop")
+    [answer] = client.answers(scope)
+    assert list(answer.wordings) == prompts[1:]
+    assert answer.verdicts_right > 1
+    said = run(server, scope, "show", answer.entry_id)
+    assert "\n".join(["asked as", *prompts, "", "answer", "Use the link."]) in said
+    assert f"right {answer.verdicts_right:.1f}, wrong 0.0" in said
+    run(server, scope, "export", tmp_path / "answers.jsonl")
+    other = f"{scope}-other"
+    assert run(server, other, "import", tmp_path / "answers.jsonl") == "1 answer stored, 0 in place of others\n"
+    [copy] = client.answers(other)
+    assert list(copy.wordings) == prompts[1:]
+    for prompt in prompts:
+        found = client.decide(prompt, other).answer
+        assert (found.content, found.match) == ("Use the link.", types_pb2.MATCH_EXACT)
+    assert run(server, other, "invalidate", "--entry", copy.entry_id, "--yes") == "1 answer removed\n"
+    for prompt in prompts:
+        assert client.decide(prompt, other, cache=types_pb2.CacheControl(error_budget=0)).plan.steps
+
+
+def test_an_export_that_fails_leaves_nothing_behind(server: Server, filled: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    run(server, filled, "export", path)
+    before = path.read_text(encoding="utf-8")
+    nowhere = ("--address", "127.0.0.1:1", "--timeout", "2")
+    assert run_waypost("cache", "export", path, "--overwrite", *nowhere).returncode == 1
+    assert run_waypost("cache", "export", tmp_path / "new.jsonl", *nowhere).returncode == 1
+    assert path.read_text(encoding="utf-8") == before
+    assert [one.name for one in tmp_path.iterdir()] == ["answers.jsonl"]
+    assert "cannot be read" in run(server, filled, "import", tmp_path / "none.jsonl", code=1)
+
+
+def test_an_empty_scope_says_so(server: Server, scope: str) -> None:
+    done = run_waypost("cache", "list", "--address", server.address, "--scope", scope)
+    assert (done.stdout, done.stderr) == ("", "no answers in this scope\n")
+
+
+def test_wordings_that_may_not_be_stored_are_named(client: Client, scope: str) -> None:
+    for wordings, field in ((["  "], "wordings[0]"), (["ask jane@example.com"], "wordings"), (["x"] * 65, "wordings")):
+        found = refusal(partial(client.put, "Whom do I write to?", "To us.", scope, wordings=wordings))
+        assert found.fields == (field,)
+    assert not client.answers(scope)
 
 
 def test_a_line_that_is_wrong_is_named_and_can_be_skipped(
@@ -146,7 +197,7 @@ def test_what_is_one_token_s_own_is_not_exported(starter_index: Path, tmp_path: 
             check=True,
         )
         assert [json.loads(line)["answer"] for line in done.stdout.splitlines()] == ["Yes."]
-        assert done.stderr == "1 answers written, 1 private ones left out\n"
+        assert done.stderr == "1 answer written, 1 private ones left out\n"
         for client in by.values():
             client.close()
 

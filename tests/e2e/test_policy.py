@@ -113,7 +113,7 @@ def test_a_model_whose_calls_fail_is_left_out_of_plans(starter_index: Path, tmp_
         ),
         (
             '[[policy.experiments]]\nname = "e"\narms = [{name = "a", share = 0.0}]',
-            "policy.experiments[e]: Value error, the arms' shares are all 0",
+            "policy.experiments[e]: the arms' shares are all 0",
         ),
     ],
 )

@@ -211,6 +211,25 @@ def test_loading_names_what_another_encoder_embedded() -> None:
     assert (view.answers, view.live_references) == (2, 2)
 
 
+@pytest.mark.parametrize("page", [1, 2, 100])
+def test_a_wording_is_there_after_loading_though_its_answer_was_stored_again(
+    monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("index.view._PAGE", page)
+    store = MemoryStore()
+    said, wording = answer(text="hello"), answer(text="hi there", at=vector(0, 1))
+    store.write([said])
+    store.write([dataclasses.replace(wording, wording_of=said.id, content="")])
+    store.write([said])
+    view = View(ENCODER, D)
+    view.load(store)
+    entry = view.exact("a", wording.key)
+    assert entry is not None
+    assert entry.answer_id == said.id
+    assert list(view.wordings("a", said.id)) == [wording.id]
+    assert found(view, "a", EMPTY_CONTEXT, vector(0, 1)) == {said.id, wording.id}
+
+
 def test_loading_takes_in_every_page_and_keeps_once_what_answers_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.view._PAGE", 3)
     store = MemoryStore()

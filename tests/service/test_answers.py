@@ -1,22 +1,27 @@
 """Writing while serving: durable before it is acknowledged, gone before its removal is acknowledged."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from waypost.v1 import types_pb2
+from structlog.testing import capture_logs
+from waypost.v1 import admin_pb2, types_pb2
 
 from index.errors import StoreDamagedError, StoreError, StoreFullError
 from index.records import Answer, LiveReference, Reference
+from index.sqlite_store import SqliteStore
 from index.store import Kind, MemoryStore, Record, RecordKey
 from index.text import EMPTY_CONTEXT, answer_key
 from index.view import View
+from service import answers as answers_module
 from service.answers import Answers
 from service.settings import CacheSettings
 from tests.e2e.history import History
@@ -226,6 +231,64 @@ async def test_the_text_of_an_answer_that_was_removed_or_replaced_is_not_even_ke
         await answers.put_references([LiveReference("a", Reference("kept", "p", "m"), "e", VECTOR)])
         assert [remembered.id for remembered in answers._recent.values()] == ["kept"]
         assert fetched(answers, "replaced") == "new"
+
+
+async def test_an_answer_that_was_served_leaves_no_text_behind_when_it_is_removed(tmp_path: Path) -> None:
+    text = "a text that nobody else has said"
+    async with running(tmp_path, store=SqliteStore(tmp_path / "store.sqlite3")) as service:
+        await service.put("where is it", text)
+        decision = await service.decide("where is it")
+        assert decision.answer.content == text
+        explained = await service.call("Admin.Explain", admin_pb2.ExplainRequest(decision_id=decision.decision_id))
+        assert explained.answer.entry_id == decision.answer.entry_id
+        await service.invalidate(all=True)
+        gc.collect()
+        held = [one for one in gc.get_objects() if isinstance(one, Answer)]
+        assert not [one for one in held if text in one.content]
+
+
+class UnreadableStore(SlowStore):
+    """Finds nothing of what it holds any more."""
+
+    def get(self, kind: Kind, scope: str, ids: Sequence[str]) -> dict[str, Record]:
+        raise StoreDamagedError(f"{kind} {scope} {ids} is damaged")
+
+
+@pytest.mark.parametrize(("every", "lines"), [(0.0, 5), (1e9, 1)])
+async def test_answers_that_cannot_be_read_are_all_counted_and_logged_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, every: float, lines: int
+) -> None:
+    monkeypatch.setattr(answers_module, "_COMPLAIN_EVERY_S", every)
+    async with opened(UnreadableStore()) as answers:
+        await answers.put(answer("one", "text"))
+        [entry] = answers.view.entries("a")
+        with capture_logs() as logged:
+            assert [answers.fetch(entry) for _ in range(5)] == [None] * 5
+        assert answers.unreadable == 5
+        assert [line["event"] for line in logged] == ["answer_unreadable"] * lines
+        monkeypatch.setattr(answers_module, "_COMPLAIN_EVERY_S", 0.0)
+        with capture_logs() as logged:
+            answers.fetch(entry)
+        assert logged[0]["unsaid"] == 5 - lines
+
+
+async def test_a_wording_does_not_outlive_the_answer_it_was_confirmed_for() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        await answers.put(answer("said", "old"))
+        store.gate.clear()
+        store.begun.clear()
+        other = asyncio.create_task(answers.put(answer("other", "x")))
+        await asyncio.to_thread(store.begun.wait, 10)
+        # Both of these wait for the write under way, and go into the next one together.
+        both = asyncio.gather(
+            answers.put(replace(answer("wording"), wording_of="said")), answers.put(answer("said", "new"))
+        )
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(other, both)
+        assert answers.view.exact("a", answer("wording").key) is None
+        assert not store.get(Kind.ANSWER, "a", ("wording",))
 
 
 async def test_what_leaves_room_makes_nobody_go() -> None:

@@ -586,6 +586,10 @@ async def test_answers_that_do_not_fit_into_a_batch_s_response_say_so_and_the_ot
         assert [failure.code for failure in told] == [grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]] * 3
         assert "server.max_message_mib (2)" in told[0].message
         assert response.results[-1].response.plan.steps
+        # What reached nobody is neither counted nor remembered.
+        stats = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope="default"))
+        assert (stats.decisions, stats.exact_hits) == (3, 2)
+        assert len(service.runtime.decider.log) == 3
 
 
 # ---- capacity ------------------------------------------------------------------------------------------------

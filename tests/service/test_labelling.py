@@ -169,6 +169,23 @@ async def test_every_model_is_asked_once_and_scored_against_what_is_expected(
     assert b"sesame" not in job.results.read_bytes()
 
 
+async def test_other_scoring_scores_again_and_another_question_is_asked_again(
+    tmp_path: Path, provider: Provider
+) -> None:
+    job = Job(tmp_path, provider)
+    await job.run("contains")
+    done = await job.run("exact")
+    assert (done.asked, done.scored, done.left) == (0, 16, 0)
+    rows = [dict(question) for question in QUESTIONS]
+    rows[2]["prompt"] += " And why?"
+    rows[3]["expected"] = "something else"
+    job.prompts.write_text("\n".join(map(json.dumps, rows)))
+    done = await job.run("exact")
+    assert (done.asked, done.scored) == (2, 4)
+    assert job.scores()["q3", "large-1"] == 0.0
+    assert (await job.run("exact")).scored == 0
+
+
 async def test_a_judge_scores_and_is_paid(tmp_path: Path, provider: Provider) -> None:
     job = Job(tmp_path, provider, judge=True)
     done = await job.run("judge")

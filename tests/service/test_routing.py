@@ -18,7 +18,7 @@ from index.generation import Generation, current_generation, load_generation
 from index.records import Reference
 from service.lookup import NOTHING_FOUND, Found
 from service.requests import Estimate, Plan, Reason, RouteOptions
-from service.routing.choose import choose, fallback_model
+from service.routing.choose import Ranking, choose, fallback_model, single
 from service.routing.estimate import Asked, Estimated, estimate
 from tests.service.kit import MODELS, REFERENCES, build, catalogue, running
 
@@ -75,6 +75,16 @@ def test_without_limits_quality_comes_first_and_cost_second() -> None:
 def test_the_steps_after_the_first_are_dearer_ones_in_order() -> None:
     plan = planned(RouteOptions(willingness_to_pay=0.001), SOME)
     assert [step.model for step in plan.steps] == ["small-1", "medium-1", "large-1"]
+
+
+def test_the_best_of_the_dearer_ones_come_next_and_the_best_of_the_rest_stand_by() -> None:
+    def steps(*pairs: tuple[float, float]) -> list[str]:
+        models = [Estimate(f"m{i}", quality, 0.0, cost, None) for i, (quality, cost) in enumerate(pairs)]
+        return [step.model for step in single(Ranking(tuple(models), 0.5, Reason.NEIGHBOURS)).steps]
+
+    assert steps((0.9, 0.1), (0.8, 0.4), (0.7, 0.3), (0.3, 0.2)) == ["m0", "m2", "m1"]
+    assert steps((0.9, 1.0), (0.8, 0.1), (0.7, 0.2)) == ["m0", "m1", "m2"]
+    assert steps((0.9, 0.5), (0.8, 0.1), (0.7, 1.0)) == ["m0", "m2", "m1"]
 
 
 @pytest.mark.parametrize(
@@ -155,8 +165,9 @@ def test_any_limits_give_a_plan_or_say_what_to_relax(
     assert bool(plan.steps) != bool(plan.infeasible)
     assert 0 <= plan.confidence <= 1
     assert len({step.model for step in plan.steps}) == len(plan.steps) <= 3
-    costs = [step.cost_usd for step in plan.steps]
-    assert costs == sorted(costs)
+    dearer = [step.cost_usd for step in plan.steps[1:] if step.cost_usd > plan.steps[0].cost_usd]
+    assert dearer == sorted(dearer)
+    assert [step.cost_usd for step in plan.steps[1 : 1 + len(dearer)]] == dearer, "cheaper ones stand last"
     if options.pin and plan.steps:
         assert [step.model for step in plan.steps] == [options.pin]
     assert plan == planned(options, found, reason, tokens)

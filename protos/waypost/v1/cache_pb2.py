@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from waypost.v1 import types_pb2 as waypost_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16waypost/v1/cache.proto\x12\nwaypost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16waypost/v1/types.proto\"\xb1\x02\n\nPutRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.waypost.v1.Message\x12*\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x19.waypost.v1.AnswerContext\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x06 \x03(\t\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x13\n\x0bsource_tags\x18\t \x03(\t\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63ontext_fingerprint\x18\x14 \x01(\t\x12\x12\n\nexact_only\x18\x15 \x01(\x08\"1\n\x0bPutResponse\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08replaced\x18\x02 \x01(\x08\"\xca\x01\n\x11InvalidateRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tentry_ids\x18\x02 \x03(\t\x12\x13\n\x0bsource_tags\x18\x03 \x03(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12-\n\nolder_than\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x06radius\x18\x06 \x01(\x0b\x32\x12.waypost.v1.Radius\x12\x0b\n\x03\x61ll\x18\x07 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\"0\n\x06Radius\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x16\n\x0emin_similarity\x18\x02 \x01(\x01\"8\n\x12InvalidateResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x03\x12\x11\n\tentry_ids\x18\x02 \x03(\t\"]\n\x12ListAnswersRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tentry_ids\x18\x14 \x03(\t\"Y\n\x13ListAnswersResponse\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.waypost.v1.StoredAnswer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x03\n\x0cStoredAnswer\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x13\n\x0bsource_tags\x18\x06 \x03(\t\x12-\n\tstored_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ontext_fingerprint\x18\t \x01(\t\x12\x11\n\ttruncated\x18\n \x01(\x08\x12\x0b\n\x03key\x18\x14 \x01(\t\x12\x0c\n\x04size\x18\x15 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x16 \x01(\x01\x12\x0c\n\x04uses\x18\x17 \x01(\x03\x12\x12\n\nprivate_to\x18\x18 \x01(\t\x12\x12\n\nexact_only\x18\x19 \x01(\x08\x12\x13\n\x0b\x63hunk_bytes\x18\x1a \x03(\x05\x32\xdc\x01\n\x05\x43\x61\x63he\x12\x36\n\x03Put\x12\x16.waypost.v1.PutRequest\x1a\x17.waypost.v1.PutResponse\x12K\n\nInvalidate\x12\x1d.waypost.v1.InvalidateRequest\x1a\x1e.waypost.v1.InvalidateResponse\x12N\n\x0bListAnswers\x12\x1e.waypost.v1.ListAnswersRequest\x1a\x1f.waypost.v1.ListAnswersResponseB<\n\x16\x63om.example.waypost.v1P\x01Z example.com/waypost/v1;waypostv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16waypost/v1/cache.proto\x12\nwaypost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16waypost/v1/types.proto\"\xc3\x02\n\nPutRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.waypost.v1.Message\x12*\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x19.waypost.v1.AnswerContext\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x06 \x03(\t\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x13\n\x0bsource_tags\x18\t \x03(\t\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63ontext_fingerprint\x18\x14 \x01(\t\x12\x12\n\nexact_only\x18\x15 \x01(\x08\x12\x10\n\x08wordings\x18\x16 \x03(\t\"1\n\x0bPutResponse\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08replaced\x18\x02 \x01(\x08\"\xca\x01\n\x11InvalidateRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tentry_ids\x18\x02 \x03(\t\x12\x13\n\x0bsource_tags\x18\x03 \x03(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12-\n\nolder_than\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x06radius\x18\x06 \x01(\x0b\x32\x12.waypost.v1.Radius\x12\x0b\n\x03\x61ll\x18\x07 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\"0\n\x06Radius\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x16\n\x0emin_similarity\x18\x02 \x01(\x01\"8\n\x12InvalidateResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x03\x12\x11\n\tentry_ids\x18\x02 \x03(\t\"]\n\x12ListAnswersRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tentry_ids\x18\x14 \x03(\t\"Y\n\x13ListAnswersResponse\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.waypost.v1.StoredAnswer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x03\n\x0cStoredAnswer\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x13\n\x0bsource_tags\x18\x06 \x03(\t\x12-\n\tstored_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ontext_fingerprint\x18\t \x01(\t\x12\x11\n\ttruncated\x18\n \x01(\x08\x12\x0b\n\x03key\x18\x14 \x01(\t\x12\x0c\n\x04size\x18\x15 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x16 \x01(\x01\x12\x0c\n\x04uses\x18\x17 \x01(\x03\x12\x12\n\nprivate_to\x18\x18 \x01(\t\x12\x12\n\nexact_only\x18\x19 \x01(\x08\x12\x13\n\x0b\x63hunk_bytes\x18\x1a \x03(\x05\x12\x10\n\x08wordings\x18\x1b \x03(\t\x12\x16\n\x0everdicts_right\x18\x1c \x01(\x01\x12\x16\n\x0everdicts_wrong\x18\x1d \x01(\x01\x32\xdc\x01\n\x05\x43\x61\x63he\x12\x36\n\x03Put\x12\x16.waypost.v1.PutRequest\x1a\x17.waypost.v1.PutResponse\x12K\n\nInvalidate\x12\x1d.waypost.v1.InvalidateRequest\x1a\x1e.waypost.v1.InvalidateResponse\x12N\n\x0bListAnswers\x12\x1e.waypost.v1.ListAnswersRequest\x1a\x1f.waypost.v1.ListAnswersResponseB<\n\x16\x63om.example.waypost.v1P\x01Z example.com/waypost/v1;waypostv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026com.example.waypost.v1P\001Z example.com/waypost/v1;waypostv1'
   _globals['_PUTREQUEST']._serialized_start=128
-  _globals['_PUTREQUEST']._serialized_end=433
-  _globals['_PUTRESPONSE']._serialized_start=435
-  _globals['_PUTRESPONSE']._serialized_end=484
-  _globals['_INVALIDATEREQUEST']._serialized_start=487
-  _globals['_INVALIDATEREQUEST']._serialized_end=689
-  _globals['_RADIUS']._serialized_start=691
-  _globals['_RADIUS']._serialized_end=739
-  _globals['_INVALIDATERESPONSE']._serialized_start=741
-  _globals['_INVALIDATERESPONSE']._serialized_end=797
-  _globals['_LISTANSWERSREQUEST']._serialized_start=799
-  _globals['_LISTANSWERSREQUEST']._serialized_end=892
-  _globals['_LISTANSWERSRESPONSE']._serialized_start=894
-  _globals['_LISTANSWERSRESPONSE']._serialized_end=983
-  _globals['_STOREDANSWER']._serialized_start=986
-  _globals['_STOREDANSWER']._serialized_end=1372
-  _globals['_CACHE']._serialized_start=1375
-  _globals['_CACHE']._serialized_end=1595
+  _globals['_PUTREQUEST']._serialized_end=451
+  _globals['_PUTRESPONSE']._serialized_start=453
+  _globals['_PUTRESPONSE']._serialized_end=502
+  _globals['_INVALIDATEREQUEST']._serialized_start=505
+  _globals['_INVALIDATEREQUEST']._serialized_end=707
+  _globals['_RADIUS']._serialized_start=709
+  _globals['_RADIUS']._serialized_end=757
+  _globals['_INVALIDATERESPONSE']._serialized_start=759
+  _globals['_INVALIDATERESPONSE']._serialized_end=815
+  _globals['_LISTANSWERSREQUEST']._serialized_start=817
+  _globals['_LISTANSWERSREQUEST']._serialized_end=910
+  _globals['_LISTANSWERSRESPONSE']._serialized_start=912
+  _globals['_LISTANSWERSRESPONSE']._serialized_end=1001
+  _globals['_STOREDANSWER']._serialized_start=1004
+  _globals['_STOREDANSWER']._serialized_end=1456
+  _globals['_CACHE']._serialized_start=1459
+  _globals['_CACHE']._serialized_end=1679
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,7 @@ class PutRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     CONTEXT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXACT_ONLY_FIELD_NUMBER: _builtins.int
+    WORDINGS_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """As in DecideRequest."""
     prompt: _builtins.str
@@ -73,6 +74,10 @@ class PutRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """How long it stays valid. Absent: the service's setting. Positive."""
 
+    @_builtins.property
+    def wordings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further prompts that have this answer, in the same context. At most 64, each as `prompt`."""
+
     def __init__(
         self,
         *,
@@ -88,10 +93,11 @@ class PutRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         context_fingerprint: _builtins.str = ...,
         exact_only: _builtins.bool = ...,
+        wordings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chunks", b"chunks", "content_type", b"content_type", "context", b"context", "context_fingerprint", b"context_fingerprint", "exact_only", b"exact_only", "messages", b"messages", "model", b"model", "prompt", b"prompt", "scope", b"scope", "source_tags", b"source_tags", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chunks", b"chunks", "content_type", b"content_type", "context", b"context", "context_fingerprint", b"context_fingerprint", "exact_only", b"exact_only", "messages", b"messages", "model", b"model", "prompt", b"prompt", "scope", b"scope", "source_tags", b"source_tags", "ttl", b"ttl", "wordings", b"wordings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,6 +328,9 @@ class StoredAnswer(_message.Message):
     PRIVATE_TO_FIELD_NUMBER: _builtins.int
     EXACT_ONLY_FIELD_NUMBER: _builtins.int
     CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    WORDINGS_FIELD_NUMBER: _builtins.int
+    VERDICTS_RIGHT_FIELD_NUMBER: _builtins.int
+    VERDICTS_WRONG_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """Names the entry."""
     prompt: _builtins.str
@@ -348,6 +357,10 @@ class StoredAnswer(_message.Message):
     """The token whose caller stored it, while it is served to no other. Empty: it is served to all of the scope."""
     exact_only: _builtins.bool
     """It is only hit exactly: because it was truncated, or its prompt means nothing by itself."""
+    verdicts_right: _builtins.float
+    """Verdicts that it was right when it was a candidate: the last ten or so count."""
+    verdicts_wrong: _builtins.float
+    """Verdicts that it was wrong."""
     @_builtins.property
     def source_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it was made from."""
@@ -363,6 +376,10 @@ class StoredAnswer(_message.Message):
     @_builtins.property
     def chunk_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Bytes of each of the pieces in which it was streamed, where it was stored so."""
+
+    @_builtins.property
+    def wordings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further prompts that were confirmed to have this answer."""
 
     def __init__(
         self,
@@ -384,10 +401,13 @@ class StoredAnswer(_message.Message):
         private_to: _builtins.str = ...,
         exact_only: _builtins.bool = ...,
         chunk_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        wordings: _abc.Iterable[_builtins.str] | None = ...,
+        verdicts_right: _builtins.float = ...,
+        verdicts_wrong: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "content", b"content", "content_type", b"content_type", "context_fingerprint", b"context_fingerprint", "cost_usd", b"cost_usd", "entry_id", b"entry_id", "exact_only", b"exact_only", "expires_at", b"expires_at", "key", b"key", "model", b"model", "private_to", b"private_to", "prompt", b"prompt", "size", b"size", "source_tags", b"source_tags", "stored_at", b"stored_at", "truncated", b"truncated", "uses", b"uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "content", b"content", "content_type", b"content_type", "context_fingerprint", b"context_fingerprint", "cost_usd", b"cost_usd", "entry_id", b"entry_id", "exact_only", b"exact_only", "expires_at", b"expires_at", "key", b"key", "model", b"model", "private_to", b"private_to", "prompt", b"prompt", "size", b"size", "source_tags", b"source_tags", "stored_at", b"stored_at", "truncated", b"truncated", "uses", b"uses", "verdicts_right", b"verdicts_right", "verdicts_wrong", b"verdicts_wrong", "wordings", b"wordings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -488,7 +488,7 @@ class CachedAnswer(_message.Message):
     p_correct: _builtins.float
     """Probability that the answer is right for this prompt, 0 to 1. Absent: not estimated."""
     matched_prompt: _builtins.str
-    """The prompt it was stored for."""
+    """The prompt that was found: the one it was stored for, or another wording of that."""
     stale: _builtins.bool
     """It has lapsed, and is served because another caller is fetching it anew."""
     @_builtins.property
