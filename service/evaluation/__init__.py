@@ -4,7 +4,9 @@
     data.py      labelled prompts as arrays, and their division into folds
     local.py     asks a generation in this process      remote.py   asks a running service
     policies.py  the router and its baselines           metrics.py  the figures, as their papers define them
-    figures.py   every policy measured, with intervals  report.py, plots.py  what is shown
+    figures.py   every policy measured, with intervals  report.py, html.py, plots.py  what is shown
+    page.py      how every page looks                   output.py    tables, and the files of a report
+    caching/     the same for the cache
 
 Called by `waypost evaluate`. Decides nothing and changes nothing.
 """
