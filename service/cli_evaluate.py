@@ -62,6 +62,8 @@ def evaluate(
     With the command `cache`: measure the cache on a log of prompts.
     """
     if context.invoked_subcommand is not None:
+        if references:
+            context.fail(f"{context.invoked_subcommand} comes first, and takes no options of routing: leave them out")
         return
     from service import evaluation
 

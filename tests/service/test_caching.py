@@ -319,3 +319,5 @@ def test_the_command_prints_and_writes_and_routing_is_evaluated_as_before(tmp_pa
     done = run_waypost("evaluate", "cache", path, "--limit", "20", "--budget", ".05")
     assert "What the cache would have done" in done.stdout
     assert "Missing option '--references'" in run_waypost("evaluate").stderr
+    mixed = run_waypost("evaluate", "--references", path, "--seed", "3", "cache", path)
+    assert "cache comes first" in mixed.stderr
