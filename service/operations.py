@@ -6,6 +6,7 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from index.text import canonical
 from index.vectors import Vectors
 from service import puts, replaying, reviews
 from service.auth import Principal, writer
+from service.cache.radius import within
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
@@ -180,8 +182,8 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     wanted = incoming.to_invalidation(message, _catalogue(call), answers.clock.now())
     near = None
     if wanted.radius is not None:
-        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), NO_SEARCH)
-        near = answers.view.near(scope, embedded.vector, wanted.radius[1])
+        meant = partial(wanted.matches, near=None)
+        near = await within(scope, wanted.radius, meant, answers, call.runtime.decider.batcher)
     matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
     there = (answers.view.by_id(scope, entry_id) for entry_id in dict.fromkeys(matching))
     found = [entry for entry in there if entry is not None]
