@@ -222,7 +222,7 @@ class InvalidateResponse(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     ENTRY_IDS_FIELD_NUMBER: _builtins.int
     removed: _builtins.int
-    """How many."""
+    """How many, of those that the caller may see."""
     @_builtins.property
     def entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The first 1,000 of them."""
