@@ -88,7 +88,8 @@ def _persons_turned(one: Prepared, other: Prepared) -> bool:
     if some == others or len(some) < 2 or len(others) < 2:  # noqa: PLR2004 - two take part
         return False
     if some[0] == others[0] == "i" and sorted((*some[1:], *others[1:])) == ["i", "me"]:
-        return True  # "find out who I called", "find out who called me"
+        # "find out who I called", "find out who called me"; but "who blocked me" is "by whom I was blocked"
+        return BE.isdisjoint(set(one.words) ^ set(other.words))
     mine, theirs = (list(dict.fromkeys([_PERSON[word] for word in words])) for words in (some, others))
     return len(mine) > 1 and len(theirs) > 1 and mine != theirs
 

@@ -180,6 +180,7 @@ def test_what_changes_the_answer_is_refused(check: str, one: str, other: str) ->
         ("Why is it late ? it was on time", "Why is it late? It was on time."),
         ("Is there a way for me to learn chess?", "Can I learn chess?"),
         ("Is it illegal to jaywalk?", "Is jaywalking illegal?"),
+        ("How do I know if someone blocked me?", "How do I know if I was blocked by someone?"),
         ("How many calories are in an egg?", "How many calories does an egg have?"),
         ("How to download videos off a site?", "How do I download videos from a site?"),
     ],
