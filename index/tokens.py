@@ -37,7 +37,7 @@ PLAIN, NAME, NUMBER, DATE, NEGATED, LITERAL, PICTURE, SYMBOL, IGNORED = range(9)
 # separators, signs that mean something, pictures, ends of sentences.
 _TOKEN: Final = re.compile(
     r"\d+[A-Za-z]\b|(?<=\s)(?:[$&*#@][$&*#@?!]?(?=\s+\S)|[?!]\s(?=[a-z]))"
-    r"|(?:(?<![^\s(=,])-)?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
+    r"|(?:(?<![^\s(=,])[-.])?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
     r"|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#)?|[%$°+*×÷\u00a2-\u00a5\u20a0-\u20cf]|(?<=\s)[-/](?=\s)"
     r"|[\u2190-\u2bff\U0001f000-\U0001faff]|[.?!\n\ue000]"
 )
@@ -155,7 +155,7 @@ def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
         return ((_ROMAN.get(token) or _BITS[token], False, False),)
     if parts := _COMPOUND.fullmatch(word):  # "Rs500", "v1.2", "5k", "3D"
         return [(part, False, False) for part in parts.groups() if part]
-    return ((word if word[0].isdigit() else word.replace(".", ""), capital, initial),)
+    return ((word.replace(".", "") if word[0].isalpha() else word, capital, initial),)
 
 
 def _hold(chunk: str, held: list[str]) -> str:
@@ -255,7 +255,7 @@ def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
 def _decimal(number: str) -> str:
     plain = "".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in number)
     plain = _GROUPED.sub("", plain)
-    plain = plain.removesuffix(".00")
+    plain = f"0{plain}" if plain[0] == "." else plain.removesuffix(".00")
     return plain.lstrip("0") or "0" if plain.isdigit() and len(plain) < 4 else plain
 
 
