@@ -6,6 +6,7 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from index.text import canonical
 from index.vectors import Vectors
 from service import puts, replaying, reviews
 from service.auth import Principal, writer
+from service.cache.radius import within
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
@@ -180,14 +182,16 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     wanted = incoming.to_invalidation(message, _catalogue(call), answers.clock.now())
     near = None
     if wanted.radius is not None:
-        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), NO_SEARCH)
-        near = answers.view.near(scope, embedded.vector, wanted.radius[1])
+        meant = partial(wanted.matches, near=None)
+        near = await within(scope, wanted.radius, meant, answers, call.runtime.decider.batcher)
     matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
     there = (answers.view.by_id(scope, entry_id) for entry_id in dict.fromkeys(matching))
     found = [entry for entry in there if entry is not None]
     if not message.dry_run:
         await answers.remove_entries(found)
-    return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=[entry.id for entry in found[:_LISTED]])
+    # All that is meant goes; what others keep for themselves is not told.
+    told = [entry.id for entry in found if _may_see(call, scope, entry.private_to)]
+    return cache_pb2.InvalidateResponse(removed=len(told), entry_ids=told[:_LISTED])
 
 
 async def list_answers(message: cache_pb2.ListAnswersRequest, call: Call) -> Message:
@@ -368,6 +372,11 @@ def _private_to(call: Call, scope: str) -> str:
     return writer(settings.auth, call.principal, scope) if settings.cache.of(scope).corroborate else ""
 
 
+def _may_see(call: Call, scope: str, private_to: str) -> bool:
+    """Return whether a caller may know of an answer that is private to a principal, or ("") everyone's."""
+    return call.principal.admin or private_to in ("", _private_to(call, scope))
+
+
 def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
@@ -394,14 +403,14 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    answers, viewer = call.runtime.decider.answers, _private_to(call, scope)
+    answers = call.runtime.decider.answers
 
     def came(answer: Answer) -> Came:
         right, wrong = call.runtime.decider.keeper.verdicts_on(scope, answer.meaning)
         return Came(answers.capacity.uses(answer), answers.wordings(answer), right, wrong)
 
     def may_see(record: Record) -> bool:
-        return call.principal.admin or not isinstance(record, Answer) or record.private_to in ("", viewer)
+        return not isinstance(record, Answer) or _may_see(call, scope, record.private_to)
 
     if isinstance(message, cache_pb2.ListAnswersRequest) and message.entry_ids:
         changes = answers.these(scope, incoming.to_ids("entry_ids", message.entry_ids, fields.MAX_PAGE), after)
