@@ -365,7 +365,8 @@ def test_an_answer_that_is_damaged_on_disk_is_a_plan_and_an_error_in_the_log(
         client.close()
         server.stop()
         lines = [event for event in map(json.loads, server.log) if event["event"] == "answer_unreadable"]
-        assert [(line["level"], line["scope"]) for line in lines] == [("error", "default")] * 3
+        # A line now and then, however many hits are unreadable: the counter has them all.
+        assert {(line["level"], line["scope"]) for line in lines} == {("error", "default")}
         assert "is damaged" in lines[0]["why"]
 
 
