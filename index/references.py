@@ -408,8 +408,9 @@ def warnings(references: Sequence[Reference]) -> list[str]:
     if len(scores) == 1 and all(reference.scores for reference in references):
         found.append(f"all scores are {scores.pop():g}: they do not tell the models apart")
     elif references:
-        always = set.intersection(*map(_winners, references))
-        found += [f"no reference prefers another model to {name}: nothing to route" for name in sorted(always)[:1]]
+        winners = set.union(*map(_winners, references))
+        if len(winners) == 1:  # where another is as good, it may be the cheaper one
+            found.append(f"no reference knows a model as good as {winners.pop()}: nothing to route")
     same: dict[object, list[Reference]] = {}
     for reference in references:
         text = canonical(reference.prompt)

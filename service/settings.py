@@ -461,10 +461,20 @@ def _toml(value: object) -> str:
 
 
 def _line(path: Path | None, problem: Any, values: Any = None) -> str:
-    where = f"{_variable(problem['loc']) or path or 'settings'}: {_where(problem['loc'], values)}"
-    kind, given = problem["type"], problem.get("input")
+    return f"{_variable(problem['loc']) or path or 'settings'}: {explained(problem, values)}"
+
+
+def explained(problem: Any, values: Any = None, page: str = "docs/operations.md") -> str:
+    """Return a line on something that pydantic found wrong.
+
+    Args:
+        problem: one of a ValidationError's errors.
+        values: what was validated, to call tables by their names.
+        page: that has all there is to set.
+    """
+    where, kind, given = _where(problem["loc"], values), problem["type"], problem.get("input")
     if kind == "extra_forbidden":
-        return f"{where}: no such setting; see docs/operations.md for all of them"
+        return f"{where}: no such setting; see {page} for all of them"
     secret = problem["loc"][-1] == "token"
     if secret and kind == "too_short":
         return f"{where}: at least {problem['ctx']['min_length']} characters are needed"

@@ -349,11 +349,11 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 def test_a_set_that_prefers_one_model_is_worth_a_warning() -> None:
     rows = [Reference(str(number), str(number), "gpt-5") for number in range(3)]
-    assert warnings(rows) == ["no reference prefers another model to gpt-5: nothing to route"]
-    rows.append(Reference("3", "3", scores={"gpt-5": 0.5, "gpt-5-mini": 0.5}))
+    assert warnings(rows) == ["no reference knows a model as good as gpt-5: nothing to route"]
+    rows.append(Reference("3", "3", scores={"gpt-5": 0.5, "gpt-5-mini": 0.4}))
     assert len(warnings(rows)) == 1
-    rows.append(Reference("4", "4", "gpt-5-mini"))
-    assert warnings(rows) == []
+    rows.append(Reference("4", "4", scores={"gpt-5": 0.5, "gpt-5-mini": 0.5}))
+    assert warnings(rows) == [], "as good, and perhaps cheaper"
     assert warnings([]) == []
 
 
