@@ -35,6 +35,8 @@ from service.settings import to_toml
 
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
+# About what one decision without an embedding takes, on a machine that is busy.
+_BATCH_RESERVE_S = 0.0005
 _LISTED = 1_000
 # A response's thousand parts each take a few bytes more than themselves, or a hundred where they say what is wrong.
 _FRAMES = 128 << 10
@@ -70,7 +72,9 @@ async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
     """Router.DecideBatch."""
+    requests = incoming.to_batch(message)
     gate, room = asyncio.Semaphore(_BATCH_AT_ONCE), _room(call)
+    call = call._replace(deadline=_earlier(call, len(requests)))
 
     async def one(request: router_pb2.DecideRequest) -> router_pb2.DecideBatchResult:
         nonlocal room
@@ -93,7 +97,14 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
                     failure=router_pb2.Failure(code=status.code, message=status.message)
                 )
 
-    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, incoming.to_batch(message))))
+    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, requests)))
+
+
+def _earlier(call: Call, requests: int) -> float | None:
+    """Return the deadline for the embeddings of a batch: there must be time left to decide on all without one."""
+    if call.deadline is None:
+        return None
+    return call.deadline - min(_BATCH_RESERVE_S * requests, (call.deadline - call.started) / 2)
 
 
 async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:
@@ -130,10 +141,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
     first, decision.reported = not decision.reported, True
     if first:
         outcome = what.outcome.name.lower() if what.outcome else "cached"
-        cost = message.usage.cost_usd
-        runtime.decider.metrics.reported(
-            decision.request.scope, outcome, cost, wrong=what.answer_wrong and decision.hit is not None
-        )
+        wrong = what.answer_wrong and decision.hit is not None
+        runtime.decider.metrics.reported(decision.request.scope, outcome, wrong=wrong)
     return router_pb2.ReportResponse(
         stored=bool(done.entry_id),
         entry_id=done.entry_id,
@@ -286,7 +295,6 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
         live_references=live,
         generation_references=len(decider.generation.references),
         answers_reported_wrong=counts.answers_reported_wrong,
-        reported_cost_usd=counts.reported_cost_usd,
         reviews=counts.reviews,
         reviews_escalated=counts.reviews_escalated,
         accepts_judged=counts.accepts_judged,
