@@ -12,8 +12,8 @@ Called by `waypost evaluate`. Decides nothing and changes nothing.
 """
 
 from service.evaluation.evaluate import Evaluation, run
-from service.evaluation.plots import require as require_plots
+from service.evaluation.output import make_folder
 from service.evaluation.remote import Service
 from service.evaluation.report import Report, to_text, write
 
-__all__ = ["Evaluation", "Report", "Service", "require_plots", "run", "to_text", "write"]
+__all__ = ["Evaluation", "Report", "Service", "make_folder", "run", "to_text", "write"]

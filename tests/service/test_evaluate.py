@@ -400,6 +400,14 @@ def test_an_index_that_is_not_there_is_named(held_out: Path, tmp_path: Path) -> 
     assert "no index is here" in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_measured(held_out: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nothing_to_measure = ("--index", tmp_path / "none")
+    done = run_waypost("evaluate", "--references", held_out, *nothing_to_measure, "--output", tmp_path / "file")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}: no folder for a report can be made there (File exists)" in done.stderr
+
+
 def test_an_index_and_a_catalogue_are_one_too_many(rows_file: Path) -> None:
     with pytest.raises(InputError, match="give one of them"):
         run(plan(rows_file, index=True), Settings())
