@@ -158,6 +158,11 @@ def test_wrong_scores_are_named_by_their_model(scores: object, field: str, messa
         ([{"content": "hi"}], "messages[0].role", "is missing"),
         ([{"role": "user", "content": ""}], "messages[0].content", "is blank"),
         ([{"role": "user", "content": "x", "name": "y"}], "messages[0].name", "is not a key"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+            "messages[1].role",
+            "is 'assistant',",
+        ),
     ],
 )
 def test_a_wrong_turn_is_named_by_its_number(messages: object, field: str, message: str) -> None:
@@ -288,7 +293,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 )
 prices = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1e9), max_size=2)
 grades = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1), min_size=1)
-turns = st.lists(st.builds(Message, texts, texts), max_size=3).map(tuple)
+asks = st.builds(Message, st.sampled_from(["user", "tool"]), texts)
+talks = st.builds(lambda before, last: (*before, last), st.lists(st.builds(Message, texts, texts), max_size=2), asks)
+turns = st.just(()) | talks
 
 
 @st.composite
