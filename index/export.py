@@ -183,8 +183,8 @@ def _require_extra() -> None:
             importlib.import_module(name)
         except ImportError as error:
             message = (
-                f"exporting an encoder needs {name}: use `make export-encoder`, which sets it up in a place of its own, "
-                f"or {sys.executable} -m pip install 'waypost[export]'"
+                f"exporting an encoder needs {name}: use `make export-encoder`, which sets it up beside the rest, or "
+                f"{sys.executable} -m pip install 'waypost[export]'"
             )
             raise EncoderError(message) from error
 
