@@ -2,10 +2,11 @@
 
     python -m benchmarks.invariance PAIRS INDEX [--prices 0.005 0.02] [--rows 1000]
 
-PAIRS are JSON lines (.gz) of `a`, `b` and `kind`: the same question with a typo, a contraction, or in other words. INDEX
-is an index folder. Both texts of a pair are decided on, without the cache; what is compared is the first model of the plan. A
-router that always takes the same model never changes its mind, so the share of the model taken most stands beside it:
-what says something are the prices at which it is far from 1. The bar is .90. Results: benchmarks/results/invariance.md.
+PAIRS are JSON lines (.gz) of `a`, `b` and `kind`: the same question with a typo, a contraction, or in other words.
+INDEX is an index folder. Both texts of a pair are decided on, without the cache; what is compared is the first model of
+the plan. A router that always takes the same model never changes its mind, so the share of the model taken most stands
+beside it: what says something are the prices at which it is far from 1. The bar is .90. Results:
+benchmarks/results/invariance.md.
 """
 
 import argparse
