@@ -13,10 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import NormalDist
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from cachetools import LRUCache
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
@@ -298,6 +307,12 @@ class TokenSettings(_Table):
     def _scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         check_scopes(name for name in value if name != "*")
         return value
+
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        if not self.scopes and not self.admin:
+            raise ValueError('scopes is empty, so this token may call nothing: name its scopes, or "*" for all')
+        return self
 
 
 class AuthSettings(_Table):
