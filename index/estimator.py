@@ -39,6 +39,7 @@ REACH: Final = 4.0
 """Standard deviations that one surface feature may speak for."""
 # Of length, where nothing is familiar, beside 1 for all else: .25 to 1 fare alike on MMLU with ten subjects absent.
 _BY_LENGTH: Final = np.float32(0.5)
+_LEAST: Final = np.float32(0.01)  # of its mean: where many models come out at 0, who is better on average stays ahead
 _REMEDY: Final = "build it anew with `waypost build-index`"
 
 
@@ -159,8 +160,8 @@ class Estimator:
         )
         local, error, gain_error = means[:, :m], errors[:, :m], errors[:, m:]
         familiarity = familiarity_of(near.similarities, self.familiar)
-        quality = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
-        quality = with_length(quality, length_effect(shown, self.surface_range, familiarity) * self.length)
+        expected = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
+        quality = with_length(expected, length_effect(shown, self.surface_range, familiarity) * self.length, self.mean)
         if any_same(near):
             pull, doubt = pull_of_same(quality - self.mean, residuals, known, near.similarities)
             quality = quality + self.same * pull
@@ -299,9 +300,9 @@ def length_effect(shown: Floats, surface_range: Floats, familiarity: Floats) -> 
     return np.asarray((_BY_LENGTH * np.maximum(1 - 2 * familiarity, 0) * deviations)[:, None])
 
 
-def with_length(quality: Floats, effect: Floats) -> Floats:
-    """Return qualities with the effect of length, both (b, m), from 0 to 1."""
-    return np.asarray(np.minimum(np.maximum(quality + effect, 0), 1))
+def with_length(quality: Floats, effect: Floats, mean: Floats) -> Floats:
+    """Return qualities with the effect of length, both (b, m), up to 1; what was ever right is never quite hopeless."""
+    return np.asarray(np.minimum(np.maximum(quality + effect, _LEAST * mean), 1))
 
 
 def _mean_and_error(values: Floats, known: Floats, variance: Floats) -> tuple[Floats, Floats]:

@@ -92,7 +92,7 @@ def fit(
     correction = learn_correction(joined, scores[stacked], mean)
     quality = correction.quality(joined, mean)
     length = length_slopes(shown[:, LENGTH], scores[sample] - mean, quality - quality.mean(axis=0))
-    quality = with_length(quality, by_length * length)
+    quality = with_length(quality, by_length * length, mean)
     cost_mean, cost_scale, cost_offset, cost_weights = _cost_head(x, costs, sample)
     head, offset = design.fold(np.concatenate((weighted(weights, level[0], contrast[0]), cost_weights), axis=1))
     offset[len(mean) :] += cost_offset
@@ -200,7 +200,7 @@ def _reliability(parts: Sequence[Floats], by_length: Floats, scores: Floats, mea
         weights = stack([part[seen] for part in parts], scores[seen] - mean)
         joined = together(parts, *weights)
         quality[held_out] = learn_correction(joined[seen], scores[seen], mean).quality(joined[held_out], mean)
-    quality = with_length(quality, by_length)
+    quality = with_length(quality, by_length, mean)
     best = quality.argmax(axis=1)[:, None]
     taken = (np.take_along_axis(values, best, axis=1)[:, 0] for values in (quality, scores))
     return reliability_table(*taken)

@@ -76,7 +76,8 @@ def length_slopes(sizes: Floats, targets: Floats, expected: Floats) -> Floats:
     known = ~np.isnan(targets)
     z = ((sizes - sizes.mean()) / max(float(sizes.std()), SMALL))[:, None]
     seen = np.maximum(known.sum(axis=0), 1)
-    slope = contrasts((np.where(known, targets, 0) * z).sum(axis=0)[None] / seen, (seen > 0)[None])[0]
+    alone = (np.where(known, targets, 0) * z).sum(axis=0)[None] / seen
+    slope = contrasts(alone, alone != 0)[0]  # a model whose scores are all the same keeps its own
     rest = contrasts(np.where(known, targets - slope * z, np.float32(0)), known)
     noise, size = float(((rest**2).sum(axis=0) / seen**2).sum()), float((slope**2).sum())
     spread = float((contrasts(expected, np.ones_like(expected, np.bool_)) ** 2).sum(axis=1).mean())
