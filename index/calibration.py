@@ -58,7 +58,7 @@ def learn_correction(residuals: Floats, scores: Floats, mean: Floats) -> Correct
         mean: of every model's scores, shape (m,).
     """
     basis, bend, bent = _bend(residuals, scores - mean - residuals)
-    knots, shifts = _calibration(mean + residuals + bent, scores)
+    knots, shifts = _calibration(mean + residuals + bent, scores, mean)
     return Correction(basis, bend, knots, shifts)
 
 
@@ -121,7 +121,7 @@ def _quadratic(u: Floats) -> Floats:
     return np.concatenate((np.ones_like(u[:, :1]), u, u * u, u[:, :1] * u[:, 1:]), axis=1)
 
 
-def _calibration(expected: Floats, scores: Floats) -> tuple[Floats, Floats]:
+def _calibration(expected: Floats, scores: Floats, mean: Floats) -> tuple[Floats, Floats]:
     """Return knots and what to add to a quality there, both (m, KNOTS), so that models are right on average.
 
     Isotonic regression (Zadrozny & Elkan 2002) on bins of equal size, shrunk to no change, straight between them: a
@@ -131,8 +131,8 @@ def _calibration(expected: Floats, scores: Floats) -> tuple[Floats, Floats]:
     knots, shifts = np.zeros((2, models, KNOTS), np.float32)
     for model in range(models):
         known = np.flatnonzero(~np.isnan(scores[:, model]))
-        if len(known) < _KNOT_ROWS:
-            shifts[model] = 0 if len(known) else -2  # a model that was never tried comes out at 0
+        if len(known) < _KNOT_ROWS or mean[model] == 0:
+            shifts[model] = 0 if mean[model] else -2  # a model that was never tried, or never right, comes out at 0
             continue
         order = known[np.argsort(expected[known, model], kind="stable")]
         bins = np.array_split(order, min(KNOTS, len(order) // _KNOT_ROWS))

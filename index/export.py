@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,10 @@ def _require_extra() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            message = f"exporting an encoder needs {name}: pip install 'waypost[export]'"
+            message = (
+                f"exporting an encoder needs {name}: use `make export-encoder`, which sets it up beside the rest, or "
+                f"{sys.executable} -m pip install 'waypost[export]'"
+            )
             raise EncoderError(message) from error
 
 

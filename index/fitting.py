@@ -15,29 +15,30 @@ import numpy as np
 from index.calibration import learn_correction, reliability_table, weighted
 from index.estimator import (
     NEIGHBOURS,
+    REACH,
     Estimator,
     Ints,
     Neighbours,
     any_same,
     closeness,
+    familiarity_of,
     known_residuals,
+    length_effect,
     neighbourhood,
     pull_of_same,
+    with_length,
 )
-from index.features import SURFACE, surface
-from index.ridge import SMALL, Doubles, Floats, contrasts, levels, ridge
+from index.features import LENGTH, SURFACE, surface
+from index.ridge import SMALL, Doubles, Floats, ridge
+from index.stacking import length_slopes, stack, together
 
 _RIDGE_SAMPLE: Final = 16_384
 _STACK_SAMPLE: Final = 2_048
-_STACK_ROWS: Final = 20.0  # as many references that say "every prompt is alike"
 _SEARCH_CHUNK: Final = 64
 _QUANTILES: Final = np.linspace(0, 1, 101)
 _UNKNOWN_VARIANCE: Final = 0.25  # the most that a score of 0 to 1 can have
 _SAME_PRIOR: Final = 1.0  # as much evidence (of points of quality, squared) that it is believed in full
-_SWEEPS: Final = 200
 _FOLDS: Final = 5
-_SURFACE_SHARE: Final = 0.3
-_REACH: Final = 4.0  # standard deviations that one surface feature may speak for
 _LEAST_DEVIATION: Final = 1e-3
 
 
@@ -83,9 +84,15 @@ def fit(
     near = Neighbours.gather(rows, similarities, scores)
     local = neighbourhood(near, mean, variance)
     parts = (expected[: len(stacked)], local)
-    level, contrast = _stack(parts, scores[stacked] - mean)
-    together = _together(parts, level, contrast)
-    correction = learn_correction(together, scores[stacked], mean)
+    level, contrast = stack(parts, scores[stacked] - mean)
+    familiar = _quantiles(closeness(similarities))
+    within = shown[: len(stacked)].clip(*design.surface_range)
+    by_length = length_effect(within, design.surface_range, familiarity_of(similarities, familiar))
+    joined = together(parts, level, contrast)
+    correction = learn_correction(joined, scores[stacked], mean)
+    quality = correction.quality(joined, mean)
+    length = length_slopes(shown[:, LENGTH], scores[sample] - mean, quality - quality.mean(axis=0))
+    quality = with_length(quality, by_length * length, mean)
     cost_mean, cost_scale, cost_offset, cost_weights = _cost_head(x, costs, sample)
     head, offset = design.fold(np.concatenate((weighted(weights, level[0], contrast[0]), cost_weights), axis=1))
     offset[len(mean) :] += cost_offset
@@ -99,9 +106,10 @@ def fit(
         head=head,
         surface_range=design.surface_range,
         stack=np.array((level[1], contrast[1]), np.float32),
-        same=_trust_in_same(near, correction.quality(together, mean) - mean, scores[stacked] - mean, mean),
-        familiar=_quantiles(closeness(similarities)),
-        reliability=_reliability(parts, scores[stacked], mean),
+        same=_trust_in_same(near, quality - mean, scores[stacked] - mean, mean),
+        length=length,
+        familiar=familiar,
+        reliability=_reliability(parts, by_length * length, scores[stacked], mean),
         correction=correction,
     )
 
@@ -127,9 +135,9 @@ def _merged(
 
 @dataclass(frozen=True, eq=False)
 class _Design:
-    """How vectors and surface features become the columns of a ridge: centred, scaled, each part with its share.
+    """How vectors and surface features become the columns of a ridge: centred and scaled.
 
-    The mean squared length of a row is 1 for the embedding and `_SURFACE_SHARE` for the surface.
+    The mean squared length of a row is 1 for the embedding and 1 for the surface, so that neither is believed more.
     """
 
     centre: Floats  # (d,)
@@ -148,8 +156,8 @@ class _Design:
             centre=centre,
             length=np.float32(max(length, _LEAST_DEVIATION)),
             surface_mean=mean,
-            surface_scale=deviation * np.float32(np.sqrt(SURFACE / _SURFACE_SHARE)),
-            surface_range=np.stack((mean - _REACH * deviation, mean + _REACH * deviation)).astype(np.float32),
+            surface_scale=deviation * np.float32(np.sqrt(SURFACE)),
+            surface_range=np.stack((mean - REACH * deviation, mean + REACH * deviation)).astype(np.float32),
         )
 
     def matrix(self, vectors: Floats, shown: Floats) -> Floats:
@@ -162,31 +170,6 @@ class _Design:
         d = len(self.centre)
         folded = np.concatenate((weights[:d] / self.length, weights[d:] / self.surface_scale[:, None]))
         return folded, -(np.concatenate((self.centre, self.surface_mean)) @ folded)
-
-
-def _stack(parts: Sequence[Floats], targets: Floats) -> tuple[Doubles, Doubles]:
-    """Return non-negative weights of the learners: for the mean over models, and for the differences from it.
-
-    Stacked regressions (Breiman 1996): least squares on predictions for rows that were not seen.
-
-    Args:
-        parts: of each learner its held-out predictions, shape (n, m).
-        targets: shape (n, m), NaN where not known.
-    """
-    known = ~np.isnan(targets)
-    y = np.where(known, targets, np.float32(0))
-    found = []
-    for part_of in (levels, contrasts):
-        columns = [np.where(known, part_of(part, known), 0).ravel() for part in (*parts, y)]
-        products = np.array([[np.dot(a, b) for b in columns] for a in columns], np.float64)
-        found.append(_non_negative(products[:-1, :-1], products[:-1, -1], _STACK_ROWS / len(targets)))
-    return found[0], found[1]
-
-
-def _together(parts: Sequence[Floats], level: Doubles, contrast: Doubles) -> Floats:
-    """Return the learners' predictions (n, m) under their weights as one."""
-    both = [weighted(part, a, b) for part, a, b in zip(parts, level, contrast, strict=True)]
-    return np.asarray(np.sum(both, axis=0), np.float32)
 
 
 def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats, mean: Floats) -> Floats:
@@ -205,7 +188,7 @@ def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats, mean: Fl
     return np.asarray(np.clip(trust, 0, 1), np.float32)
 
 
-def _reliability(parts: Sequence[Floats], scores: Floats, mean: Floats) -> Floats:
+def _reliability(parts: Sequence[Floats], by_length: Floats, scores: Floats, mean: Floats) -> Floats:
     """Return the reliability table of the model expected to be best, by cross-validation.
 
     The learners have not seen the rows; how they are stacked and corrected is learned without them, fold by fold.
@@ -214,23 +197,13 @@ def _reliability(parts: Sequence[Floats], scores: Floats, mean: Floats) -> Float
     fold = np.arange(len(scores)) % _FOLDS  # the rows are a random sample
     for one in range(min(_FOLDS, len(scores)) if len(scores) > 1 else 0):
         seen, held_out = fold != one, fold == one
-        weights = _stack([part[seen] for part in parts], scores[seen] - mean)
-        correction = learn_correction(_together([part[seen] for part in parts], *weights), scores[seen], mean)
-        quality[held_out] = correction.quality(_together([part[held_out] for part in parts], *weights), mean)
+        weights = stack([part[seen] for part in parts], scores[seen] - mean)
+        joined = together(parts, *weights)
+        quality[held_out] = learn_correction(joined[seen], scores[seen], mean).quality(joined[held_out], mean)
+    quality = with_length(quality, by_length, mean)
     best = quality.argmax(axis=1)[:, None]
     taken = (np.take_along_axis(values, best, axis=1)[:, 0] for values in (quality, scores))
     return reliability_table(*taken)
-
-
-def _non_negative(products: Doubles, towards: Doubles, shrink: float) -> Doubles:
-    """Return non-negative least squares by coordinate descent, shrunk a little towards 0."""
-    diagonal = np.diagonal(products) * (1 + shrink) + SMALL
-    weights = np.zeros(len(towards))
-    for _ in range(_SWEEPS):
-        for i in range(len(weights)):
-            others = products[i] @ weights - products[i, i] * weights[i]
-            weights[i] = max((towards[i] - others) / diagonal[i], 0.0)
-    return weights
 
 
 def _leave_one_out(vectors: Floats, queries: Ints, progress: Callable[[int, int], None]) -> tuple[Ints, Floats]:

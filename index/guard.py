@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Final
 
-from index.lexicon import PLACES, RANK, UNITS, is_typo, opposed
+from index.lexicon import DEPRIVING, PARTS, PLACES, RANK, UNITS, is_typo, opposed
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
@@ -172,12 +172,21 @@ def _check_residuals(
         refused.append("symbols_differ")
     if NAME in mine or NAME in theirs:
         both = (NAME in mine or _surplus(one, other)) and (NAME in theirs or _surplus(other, one))
-        if both or substituted(one, other, left, right, TELLING):
+        other_one = _designates(one, other, left) or _designates(other, one, right)
+        if both or other_one or substituted(one, other, left, right, TELLING):
             refused.append("names_differ")
     elif "numbers_differ" not in refused and substituted(one, other, left, right, _RARE):
         refused.append("terms_differ")
-    if left and right and opposed([one.words[p] for p in left], [other.words[p] for p in right]):
-        refused.append("opposite")
+    some, others = [one.words[p] for p in left], [other.words[p] for p in right]
+    if some and others:
+        if opposed(some, others):
+            refused.append("opposite")
+        if "units_differ" not in refused and _counted(some) and _counted(others):
+            refused.append("units_differ")
+    if not (DEPRIVING.isdisjoint(some) or _says(other, right)) or not (
+        DEPRIVING.isdisjoint(others) or _says(one, left)
+    ):
+        refused.append("negation")
 
 
 _UNIT: Final = Counter(("1",))
@@ -190,6 +199,26 @@ def _literals(text: Prepared) -> list[str]:
 def _today(text: Prepared, places: Sequence[int]) -> bool:
     """Return whether no day is left over but today, which goes without saying."""
     return all(text.words[place] == "today" for place in places if text.kinds[place] == DATE)
+
+
+def _designates(text: Prepared, other: Prepared, places: Sequence[int]) -> bool:
+    """Return whether a name that only this text has belongs to one that both have: "13 Pro" after "13", "New York"."""
+    for place in places:
+        if text.kinds[place] == NAME and place and text.kinds[place - 1] == NUMBER:
+            return True
+        if text.words[place] in PARTS and place + 1 < len(text.words) and text.kinds[place + 1] == NAME:
+            return text.stems[place + 1] in other.stems
+    return False
+
+
+def _counted(words: Sequence[str]) -> bool:
+    """Return whether a unit is among words; single letters are one only behind a number, where they are compared."""
+    return not UNITS.keys().isdisjoint([word for word in words if len(word) > 1])
+
+
+def _says(text: Prepared, places: Sequence[int]) -> bool:
+    """Return whether any of some words says something of its own."""
+    return any(text.weights[place] > TELLING for place in places)
 
 
 def _any(text: Prepared, places: Sequence[int], kind: int) -> bool:

@@ -41,13 +41,16 @@ def _ranks() -> dict[str, int]:
 
 
 def _sides(lines: Iterable[list[str]]) -> dict[str, frozenset[tuple[int, int]]]:
-    """Return, for every word with an opposite, the (line, side) it stands on."""
+    """Return, for every word with an opposite, the (line, side)s it stands on."""
     found: dict[str, set[tuple[int, int]]] = {}
     for number, line in enumerate(lines):
-        bar = line.index("|")
-        for side, words in enumerate((line[:bar], line[bar + 1 :])):
-            for word in words:
-                found.setdefault(word, set()).add((number, side))
+        side = 0
+        for word in line:
+            if word == "|":
+                side += 1
+            else:
+                for form in {word, _base(word)}:
+                    found.setdefault(form, set()).add((number, side))
     return {word: frozenset(places) for word, places in found.items()}
 
 
@@ -57,11 +60,13 @@ STOP: Final = _set("stop")
 GENERIC: Final = _set("generic")
 NEGATION: Final = _set("negation")
 PRONOUNS: Final = _set("pronouns")
+DEPRIVING: Final = _set("depriving")
+PARTS: Final = _set("parts")
 MONTHS: Final = _set("months")
 DATES: Final = _set("days") | MONTHS
 PLACES: Final = _set("places") | _set("nationalities")
 FIRST_NAMES: Final = _set("first_names")
-OPPOSITES: Final = _sides(_lines("antonyms"))
+_MOST_SIDES: Final = 1 + max(line.count("|") for line in _lines("antonyms"))
 UNITS: Final = {word: line[0] for line in _lines("units") for word in line[1:]}
 NUMBER_WORDS: Final = _pairs("number_words")
 MULTIPLIERS: Final = {word: int(value) for word, value in _pairs("multipliers").items()}
@@ -101,27 +106,69 @@ def is_participle(word: str) -> bool:
 
 
 def opposed(some: Sequence[str], others: Sequence[str]) -> bool:
-    """Return whether any of some words is the opposite of any of others: by the lists, or by a negating prefix."""
-    for word in some:
-        if (places := OPPOSITES.get(word)) is not None:
-            for other in others:
-                facing = OPPOSITES.get(other)
-                if facing is not None and any((line, 1 - side) in facing for line, side in places):
-                    return True
-        if word[:2] in _PREFIXED and _bare(word) in others:
-            return True
-    return any(other[:2] in _PREFIXED and _bare(other) in some for other in others)
+    """Return whether any of some words is the opposite of any of others: by the lists, or by prefix or suffix."""
+    for words, rest in ((some, others), (others, some)):
+        for word in words:
+            if not _partners(word).isdisjoint(rest):
+                return True
+    facing = [sides for word in some if (sides := _facing(word))]
+    if not facing:
+        return False
+    return any(not sides.isdisjoint(_places(other)) for other in others for sides in facing)
 
 
-def _bare(word: str) -> str:
-    """Return a word without its negating prefix, "" where what is left is too short to be the same word."""
-    for prefix in ("un", "in", "im", "il", "ir", "dis", "non", "anti", "mis", "de"):
-        if word.startswith(prefix) and len(word) > len(prefix) + 3:
-            return word[len(prefix) :]
-    return ""
+@lru_cache(_CACHED)
+def _places(word: str) -> frozenset[tuple[int, int]]:
+    """Return the (line, side)s of a word and of what it is a form of: "rising" stands where "rise" does."""
+    forms = (word, _base(_IRREGULAR.get(word, word)), *_positives(word))
+    return frozenset(place for form in forms for place in OPPOSITES.get(form, ()))
 
 
-_PREFIXED: Final = frozenset(("un", "in", "im", "il", "ir", "di", "no", "an", "mi", "de"))
+@lru_cache(_CACHED)
+def _facing(word: str) -> frozenset[tuple[int, int]]:
+    """Return all other (line, side)s of the lines that a word stands in."""
+    own = _places(word)
+    return frozenset((line, other) for line, side in own for other in range(_MOST_SIDES) if other != side) - own
+
+
+def _positives(word: str) -> Iterable[str]:
+    """Yield what a word may be the comparative or superlative of, or what it makes of something: "thicken"."""
+    for ending in ("er", "est", "en"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            bare = word.removesuffix(ending)
+            yield from (bare, bare + "e", bare[:-1] + "y" if bare[-1] == "i" else bare[:-1])
+
+
+@lru_cache(_CACHED)
+def _partners(word: str) -> frozenset[str]:
+    """Return what would be a word's opposite, were it one: without a negating prefix, with the prefix that excludes it.
+
+    "careless" and "careful", "atypical" and "typical", "macro-" and "micro-".
+    """
+    found = {
+        word.removeprefix(prefix)
+        for prefix in _NEGATING
+        if word.startswith(prefix) and len(word) > len(prefix) + (_LEAST_ATYPICAL if prefix in ("a", "an") else 3)
+    }
+    found |= {
+        theirs + word.removeprefix(mine)
+        for pair in _PREFIXES
+        for mine, theirs in (pair, pair[::-1])
+        if word.startswith(mine) and len(word) > len(mine) + 3
+    }
+    if word.endswith("less") and len(word) > 6:
+        found |= {word[:-4], word[:-4] + "ful"}
+    return frozenset(found)
+
+
+_NEGATING: Final = frozenset(("un", "in", "im", "il", "ir", "dis", "non", "anti", "mis", "de", "a", "an"))
+# Of what "a-" or "an-" negates: "atypical" is not "typical", but "around" is not the opposite of "round".
+_LEAST_ATYPICAL: Final = 4
+_PREFIXES: Final = (
+    ("macro", "micro"), ("hyper", "hypo"), ("over", "under"), ("pre", "post"), ("intra", "inter"), ("endo", "exo"),
+    ("in", "ex"), ("im", "ex"), ("en", "de"), ("in", "de"), ("in", "out"), ("up", "down"), ("homo", "hetero"),
+    ("mono", "poly"), ("syn", "ant"), ("intro", "extro"), ("super", "sub"), ("a", "de"), ("pro", "anti"),
+)  # fmt: skip
 
 
 def is_typo(one: str, other: str) -> bool:
@@ -152,7 +199,8 @@ def is_typo(one: str, other: str) -> bool:
     if one[-3:] in _ENDINGS and other[-3:] in _ENDINGS:  # sulfate, sulfite
         return False
     wrong = 2 if short >= 8 else 1
-    return start > 0 and short >= 5 and not known and len(mine) == len(theirs) <= wrong
+    likely = start > 0 and short >= 5 and not known and len(mine) == len(theirs) <= wrong
+    return likely and other not in _partners(one)
 
 
 def _is_latin(word: str) -> bool:
@@ -189,5 +237,7 @@ def _undouble(word: str) -> str:
     return word[:-1] if word.endswith("e") and len(word) > 3 else word
 
 
-# After `_base`, which it is made with; a word on several lines stands with the first.
+# After `_base`, which both are made with.
+OPPOSITES: Final = _sides(_lines("antonyms"))
+# A word on several lines stands with the first.
 _SYNONYMS: Final = {_base(word): _base(line[0]) for line in reversed(_lines("synonyms")) for word in line}

@@ -6,7 +6,7 @@ The last of the guard's checks, made where nothing else refused.
 from collections.abc import Sequence
 from typing import Final
 
-from index.tokens import NAME
+from index.tokens import BE, NAME, NUMBER
 from index.wording import TELLING, Prepared
 
 SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
@@ -27,7 +27,7 @@ def check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Sequ
     """
     if one.stems == other.stems:
         return
-    if one.markers != other.markers and _exchanged(one, other):
+    if one.markers != other.markers and (_exchanged(one, other) or _reversed(one, other)):
         refused.append("order_differs")
     extra = sum([one.weights[p] for p in left]) + sum([other.weights[p] for p in right])
     if extra > _SAME_WORDS * (one.total + other.total):
@@ -53,6 +53,21 @@ def _exchanged(one: Prepared, other: Prepared) -> bool:
     return False
 
 
+def _reversed(one: Prepared, other: Prepared) -> bool:
+    """Return whether what one goes "to" the other goes "from"."""
+    mine, theirs = set(one.markers), set(other.markers)
+    for marker in mine ^ theirs:
+        word, _, place = marker.partition(" ")
+        if place and (facing := _FACING.get(word)) is not None:
+            back = f"{facing} {place}"
+            if (marker in mine and back in theirs - mine) or (marker in theirs and back in mine - theirs):
+                return True
+    return False
+
+
+_FACING: Final = {"to": "from", "from": "to", "over": "under", "under": "over", "until": "since", "since": "until"}
+
+
 def _alternatives(words: tuple[str, ...]) -> int:
     """Return 1 for a text that says "or", -1 for one that says "and" or "both", 0 for neither or all."""
     return ("or" in words) - ("and" in words or "both" in words)
@@ -68,13 +83,15 @@ def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
 
 def _persons_turned(one: Prepared, other: Prepared) -> bool:
     """Return whether "can I ... you" became "can you ... me"."""
-    mine, theirs = _persons(one), _persons(other)
+    some = [word for word in one.words if word in _PERSON]
+    others = [word for word in other.words if word in _PERSON]
+    if some == others or len(some) < 2 or len(others) < 2:  # noqa: PLR2004 - two take part
+        return False
+    if some[0] == others[0] == "i" and sorted((*some[1:], *others[1:])) == ["i", "me"]:
+        # "find out who I called", "find out who called me"; but "who blocked me" is "by whom I was blocked"
+        return BE.isdisjoint(set(one.words) ^ set(other.words))
+    mine, theirs = (list(dict.fromkeys([_PERSON[word] for word in words])) for words in (some, others))
     return len(mine) > 1 and len(theirs) > 1 and mine != theirs
-
-
-def _persons(text: Prepared) -> list[str]:
-    """Return "I" and "you" in the order in which they first come."""
-    return list(dict.fromkeys([_PERSON[word] for word in text.words if word in _PERSON]))
 
 
 _PERSON: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
@@ -84,6 +101,8 @@ def _turned(one: Prepared, other: Prepared) -> bool:
     """Return whether two things have changed places around what stayed, passives read as what they mean."""
     verbs = {text.stems[text.agent - 2] for text in (one, other) if text.agent >= 0}
     mine, theirs = _spine(one, verbs), _spine(other, verbs)
+    if verbs:
+        mine, theirs = [s for s in mine if s != _SELF], [s for s in theirs if s != _SELF]
     rank = {stem: place for place, stem in enumerate(theirs)}
     shared = [stem for stem in mine if stem in rank]
     order = sorted(shared, key=rank.__getitem__)
@@ -96,24 +115,62 @@ def _turned(one: Prepared, other: Prepared) -> bool:
         return False
     if _symmetric(one, first, second) or _symmetric(other, first, second):
         return False
-    return bool(verbs) or moved[1] - moved[0] > 1 or (_is_name(one, first) and _is_name(one, second))
+    far = moved[1] - moved[0] > 1
+    return far or bool(verbs) or (_is_name(one, first) and _is_name(one, second)) or _beside(one, other, first, second)
+
+
+def _beside(one: Prepared, other: Prepared, first: str, second: str) -> bool:
+    """Return whether two neighbours that have changed places were not just put otherwise, as in "pizza recipe"."""
+    if one.words[0] in BE and NUMBER not in one.kinds and sorted(one.stems) == sorted(other.stems):
+        return True  # "are all squares rectangles?"
+    if _is_object(one) != _is_object(other):  # "who taught Plato?", "who did Plato teach?"
+        return True
+    related = _related(one, first, second)
+    return bool(related) and related == _related(other, second, first)
+
+
+def _is_object(text: Prepared) -> bool:
+    """Return whether what is asked for is what something is done to."""
+    return text.question in ("who", "what") and len(text.words) > 1 and text.words[1] in ("do", "does", "did")
+
+
+def _related(text: Prepared, first: str, second: str) -> tuple[str, ...]:
+    """Return the words between two, where one of them says how the first stands to the second: "effect OF ..."."""
+    if _SELF in (first, second):
+        return ()
+    between = text.words[text.stems.index(first) + 1 : text.stems.index(second)]
+    return between if not _RELATING.isdisjoint(between) else ()
+
+
+_RELATING: Final = frozenset(("of", "with", "for", "on", "in", "as", "is", "are", "via", "through", "per"))
+_SELF: Final = "i"
+_SELVES: Final = ("i", "me")
 
 
 def _spine(text: Prepared, verbs: set[str]) -> list[str]:
-    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives."""
-    if text.agent < 0:
-        return [stem for stem in dict.fromkeys(text.telling) if stem not in verbs]
-    places = [p for p in range(len(text.stems)) if text.weights[p] > TELLING and text.stems[p] not in verbs]
-    after = next((p for p in places if p >= text.agent), -1)
-    places = [p for p in places if p == after] + [p for p in places if p != after]
-    return list(dict.fromkeys([text.stems[p] for p in places]))
+    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives.
+
+    Who asks is one of them, be it that "I" do something or that it is done to "me".
+    """
+    weights, words = text.weights, text.words
+    places = [p for p in range(len(words)) if weights[p] > TELLING or words[p] in _SELVES]
+    if verbs:
+        places = [p for p in places if text.stems[p] not in verbs]
+    if text.agent >= 0:
+        after = next((p for p in places if p >= text.agent), -1)
+        places = [p for p in places if p == after] + [p for p in places if p != after]
+    return list(dict.fromkeys([_SELF if words[p] in _SELVES else text.stems[p] for p in places]))
 
 
 def _symmetric(text: Prepared, first: str, second: str) -> bool:
     """Return whether "and", "or", "vs", ... stands between two."""
-    here, there = sorted((text.stems.index(first), text.stems.index(second)))
+    here, there = sorted((_place(text, first), _place(text, second)))
     return not SYMMETRIC.isdisjoint(text.words[here + 1 : there])
 
 
+def _place(text: Prepared, stem: str) -> int:
+    return text.stems.index("me" if stem == _SELF and _SELF not in text.stems else stem)
+
+
 def _is_name(text: Prepared, stem: str) -> bool:
-    return text.kinds[text.stems.index(stem)] == NAME
+    return text.kinds[_place(text, stem)] == NAME

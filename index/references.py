@@ -33,6 +33,7 @@ _NONE: Mapping[str, float] = {}
 _NUMBERS = (float, int)  # and no bool, which is an int to isinstance
 _UNSOUND = f"a model's name has 1 to {MAX_ID_BYTES} bytes that can be printed"
 _BOM = b"\xef\xbb\xbf"
+_ASKING = ("user", "tool")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -273,6 +274,9 @@ def _messages(value: object) -> tuple[Message, ...]:
         silent = turn.get("content") == "" and number < len(value) - 1
         content = "" if silent else _text(turn, "content", MAX_PROMPT_BYTES, f"{place}.")
         turns.append(Message(role, content))
+    if turns[-1].role not in _ASKING:
+        fault = f"is {turns[-1].role!r}, but the last turn is what is asked: of the role user or tool"
+        raise RowError(f"messages[{len(turns) - 1}].role", fault)
     return tuple(turns)
 
 
@@ -408,8 +412,9 @@ def warnings(references: Sequence[Reference]) -> list[str]:
     if len(scores) == 1 and all(reference.scores for reference in references):
         found.append(f"all scores are {scores.pop():g}: they do not tell the models apart")
     elif references:
-        always = set.intersection(*map(_winners, references))
-        found += [f"no reference prefers another model to {name}: nothing to route" for name in sorted(always)[:1]]
+        winners = set.union(*map(_winners, references))
+        if len(winners) == 1:  # where another is as good, it may be the cheaper one
+            found.append(f"no reference knows a model as good as {winners.pop()}: nothing to route")
     same: dict[object, list[Reference]] = {}
     for reference in references:
         text = canonical(reference.prompt)

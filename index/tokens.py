@@ -36,39 +36,52 @@ PLAIN, NAME, NUMBER, DATE, NEGATED, LITERAL, PICTURE, SYMBOL, IGNORED = range(9)
 # Words with digits in them, letters with inner apostrophes (and C++, C#, U.S.), numbers with their sign and inner
 # separators, signs that mean something, pictures, ends of sentences.
 _TOKEN: Final = re.compile(
-    r"(?:(?<![^\s(=,])-)?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
+    r"\d+[A-Za-z]\b|(?<=\s)(?:[$&*#@][$&*#@?!]?(?=\s+\S)|[?!]\s(?=[a-z]))"
+    r"|(?:(?<![^\s(=,])[-.])?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
     r"|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#)?|[%$°+*×÷\u00a2-\u00a5\u20a0-\u20cf]|(?<=\s)[-/](?=\s)"
     r"|[\u2190-\u2bff\U0001f000-\U0001faff]|[.?!\n\ue000]"
 )
 # Addresses, paths, names of files and of variables: compared as they stand.
-_LITERAL: Final = re.compile(r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|[\w\-]{2,}\.[a-z]\w{1,5}")
+_LITERAL: Final = re.compile(
+    r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|[\w\-]{2,}\.[a-z]\w{1,5}"
+    r"|[A-Za-z]{1,2}[+*]|[A-Z]{1,2}-|[a-z]--|\+\+[a-z]|[*&][A-Za-z]\w*"  # a+, blood of type A-, ++i, *p
+)
+# In these small letters are not capital ones; nobody writes addresses and names of files with care.
+_CASED: Final = re.compile(r"[^@:]*[\\_][^@:]*|-\S*")
+# What is sugar-free is without sugar, and seldom written with care.
+_FREE_OF: Final = re.compile(
+    r"(?<=[a-z])-free\b|(?:(?<=\bsugar)|(?<=\bgluten)|(?<=\blactose)|(?<=\bdairy)|(?<=\balcohol)|(?<=\bfat)"
+    r"|(?<=\bcaffeine)|(?<=\bnut)|(?<=\bmeat)) free\b"
+)
 _EDGES: Final = ".,;:?!'\"()[]{}<>"
+# Beyond single letters, which are letters first.
 _ROMAN: Final = {
-    "II": "2",
-    "III": "3",
-    "IV": "4",
-    "VI": "6",
-    "VII": "7",
-    "VIII": "8",
-    "IX": "9",
-    "XI": "11",
-    "XII": "12",
+    tens * "X" + ones: str(10 * tens + one)
+    for tens in range(4)
+    for one, ones in enumerate(("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX"))
+    if tens + len(ones) > 1
 }
 _GROUPED: Final = re.compile(r"(?<=\d),(?=\d{2,3}(?:\D|$))")
 _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"',
                                 "–": "-", "‑": "-", "−": "-"})  # fmt: skip
-_MAYBE_LITERAL: Final = re.compile(r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]")
+_MAYBE_LITERAL: Final = re.compile(r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[+*&][A-Za-z]")
 _CHUNK: Final = re.compile(r"\S+")
 _HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
 _PICTURES: Final = 0x2190
-_CURRENCY: Final = re.compile(r"(rs|inr|usd|eur|gbp)(\d+)")
 _ORDINAL: Final = frozenset(("st", "nd", "rd", "th"))
 _COUNTED: Final = frozenset((
     "type", "level", "class", "phase", "part", "chapter", "number", "stage", "version", "option", "plan", "step",
     "grade", "season", "episode", "volume", "page", "question", "least", "most", "than",
 ))  # fmt: skip
+# Letters that are written behind a number with or without a space.
+_APART: Final = "cdfpx" + "".join(word for word in (*UNITS, *MULTIPLIERS) if len(word) == 1 and word.isalpha())
+# A currency before a number, a version, a letter behind one.
+_COMPOUND: Final = re.compile(rf"(rs|inr|usd|eur|gbp)(\d+)|v(\d[\d.\-]*)|(\d+)([{_APART}])")
+_STANDING_ALONE: Final = frozenset("$&*#@?!+")
 _EACH: Final = frozenset(("a", "per", "each", "every", "one"))
 _COUNTRIES: Final = {"US": "usa", "U.S": "usa", "U.S.A": "usa", "U.K": "uk"}  # "us" is another word
+# Where capitals tell bits from bytes.
+_BITS: Final = {"Mb": "megabit", "Gb": "gigabit", "MBps": "megabyteps"}
 _RARE: Final = 0.9  # of a weight: rank 5,000, where in a title a word is more often a name than not
 _ENDS: Final = frozenset(".?!\n")
 _CLITICS: Final = {"d": "would", "ll": "will", "ve": "have", "re": "are", "m": "am"}
@@ -76,7 +89,7 @@ _BEFORE_IS: Final = frozenset(
     ("what", "who", "where", "when", "why", "how", "it", "that", "there", "here", "he", "she")
 )
 _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
-_SHORT: Final = frozenset(_COUNTRIES) | frozenset(_ROMAN)
+_SHORT: Final = frozenset(_COUNTRIES) | frozenset(_BITS) | frozenset(_ROMAN)
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
@@ -87,6 +100,8 @@ def plain(text: str) -> tuple[str, bool]:
     """Return the text in characters that say the same in one way, and whether it was cut."""
     cut = len(text) > LONGEST
     text = text[:LONGEST]
+    if "free" in text:
+        text = _FREE_OF.sub(" without", text)
     if text.isascii():
         return text.replace("`", "'"), cut
     text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
@@ -136,11 +151,11 @@ def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
         return ((_COUNTRIES[token], True, initial),)
     if (full := CONTRACTIONS.get(word)) is not None:
         return [(part, False, False) for part in full]
-    if token in _ROMAN:
-        return ((_ROMAN[token], False, False),)
-    if word[-1].isdigit() and (parts := _CURRENCY.fullmatch(word)):  # "Rs500"
-        return [(part, False, False) for part in parts.groups()]
-    return ((word if word[0].isdigit() else word.replace(".", ""), capital, initial),)
+    if token in _SHORT:
+        return ((_ROMAN.get(token) or _BITS[token], False, False),)
+    if parts := _COMPOUND.fullmatch(word):  # "Rs500", "v1.2", "5k", "3D"
+        return [(part, False, False) for part in parts.groups() if part]
+    return ((word.replace(".", "") if word[0].isalpha() else word, capital, initial),)
 
 
 def _hold(chunk: str, held: list[str]) -> str:
@@ -148,7 +163,7 @@ def _hold(chunk: str, held: list[str]) -> str:
     core = chunk.strip(_EDGES)
     if not _LITERAL.fullmatch(core) or not any(map(str.isalpha, core)):
         return chunk
-    held.append(core.casefold())
+    held.append(core if _CASED.fullmatch(core) else core.casefold())
     return f" {_HELD} "
 
 
@@ -207,10 +222,15 @@ def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C9
 
 
 def _sign(tokens: list[_Token], place: int) -> int:
-    """Return SYMBOL for a sign between two amounts or letters: an operation, and not decoration."""
+    """Return SYMBOL for a sign between two amounts or letters: an operation, and not decoration.
+
+    What stands alone among words may be what is asked about: one such sign is not another.
+    """
     around = tokens[max(place - 1, 0) : place + 2]
     operands = sum(t[0][0].isdigit() or (len(t[0]) == 1 and t[0].isalpha()) for t in around)
-    return SYMBOL if operands == 2 else IGNORED
+    if operands == 2:
+        return SYMBOL
+    return PICTURE if tokens[place][0][0] in _STANDING_ALONE else IGNORED
 
 
 def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
@@ -235,7 +255,7 @@ def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
 def _decimal(number: str) -> str:
     plain = "".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in number)
     plain = _GROUPED.sub("", plain)
-    plain = plain.removesuffix(".00")
+    plain = f"0{plain}" if plain[0] == "." else plain.removesuffix(".00")
     return plain.lstrip("0") or "0" if plain.isdigit() and len(plain) < 4 else plain
 
 

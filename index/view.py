@@ -221,7 +221,7 @@ class View:
     def near(self, scope: str, vector: Vectors, min_similarity: float) -> frozenset[str]:
         """Return the ids of all answers whose prompt is within a cosine of a vector of shape (dimensions,).
 
-        Answers that are only hit exactly have no vector, and are in no one's neighbourhood.
+        Answers that are only hit exactly have no vector here: `service.cache.radius` looks for those.
         """
         view = self._scopes.get(scope)
         if view is None:

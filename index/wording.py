@@ -17,7 +17,28 @@ from index.tokens import BE, LITERAL, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYM
 TELLING: Final = 0.3
 """Weight above which a word says something of its own: neither a function word nor filler."""
 # Of code and formulas: one sign more or less is another program, and not every sign is a token.
-_CODE: Final = re.compile(r"[{}|\\~^<>=]|&&|::|\w\((?!e?s\))|\w\[|```")
+# And "5!" is no 5.
+_CODE: Final = re.compile(r"[{}|\\~^<>=]|&&|::|\w\((?!e?s\))|\w\[|```|\d!")
+# What is asked of the letters themselves: there a capital, a comma or a typo is what it is about.
+_OF_LETTERS: Final = re.compile(
+    r"\b(?:base ?64|md5|sha-?\d+|rot ?13|checksum|hash of|(?:ascii|unicode|morse) code|url[ -]?encode|anagrams? of"
+    r"|(?:is|are) \S+ a palindrome|proofread|capitali[sz]e|punctuate|(?:upper|lower|title|camel|snake)[ -]?case"
+    r"|reverse (?:the |this )?(?:string|word|text|sentence)|spell(?:ing of)? \S+|backwards"
+    r"|(?:fix|correct|check|find) (?:the |this |my |any |all )*(?:\w+ )?"
+    r"(?:spelling|typos?|grammar|punctuation|sentence|text)"
+    r"|(?:how many|count|number of) (?:the )?(?:\w+ )?(?:letters?|characters?|vowels?|consonants?|words?|syllables?)"
+    r"|(?:first|last) letter|(?:grammatically|spelled|spelt) correct\w*|(?:sentence|word|spelling) correct)\b",
+    re.IGNORECASE,
+)
+# Without one of these there is no need to look.
+_MAYBE_LETTERS: Final = frozenset((
+    "base", "base64", "md5", "sha", "sha1", "sha256", "sha512", "rot", "rot13", "checksum", "hash", "code", "url",
+    "urlencode", "anagram", "anagrams", "palindrome", "proofread", "capitalise", "capitalize", "punctuate", "uppercase",
+    "lowercase", "titlecase", "camelcase", "case", "reverse", "spell", "spelling", "spelled", "spelt", "backwards",
+    "typo", "typos", "grammar", "punctuation", "sentence", "text", "word", "words", "string", "letter", "letters",
+    "character", "characters", "vowel", "vowels", "consonant", "consonants", "syllable", "syllables", "correct",
+    "correctly", "grammatically",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +99,7 @@ def prepare(text: str) -> Prepared:
         pronouns=tuple(w for w in words if w in PRONOUNS),
         telling=tuple(s for s, w in zip(stems, weights, strict=True) if w > TELLING),
         total=sum(weights),
-        verbatim=_verbatim(text, language),
+        verbatim=_verbatim(text, words, language),
         cut=cut or more,
     )
 
@@ -87,9 +108,9 @@ def _weight(word: str, kind: int) -> float:
     return 1.0 if kind in (NAME, NUMBER, LITERAL) else 0.0 if kind == PICTURE else weight(word)
 
 
-def _verbatim(text: str, language: str) -> str:
-    """Return what a text that words do not tell is compared by, "" for one that they do."""
-    if _CODE.search(text):
+def _verbatim(text: str, words: list[str], language: str) -> str:
+    """Return what a text that words do not tell, or that is about its letters, is compared by, "" for any other."""
+    if _CODE.search(text) or (not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)):
         text = canonical(text)  # whose line ends and indents count
         return (text if "\n" in text else " ".join(text.split())).rstrip("?.! ")
     if language == "en":

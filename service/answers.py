@@ -94,6 +94,15 @@ class Answers:
             others = self.unreadable - before - 1
             _log.error("answer_unreadable", scope=entry.scope, entry=entry.id, why=str(error), unsaid=others)
 
+    def prompts(self, scope: str, ids: Sequence[str]) -> dict[str, str]:
+        """Return the prompts of those entries that are there, by id.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        records = self._store.get(Kind.ANSWER, scope, ids)
+        return {id_: record.prompt for id_, record in records.items() if isinstance(record, Answer)}
+
     def page(self, kind: Kind, scope: str, after: int) -> Iterator[Change]:
         """Yield live records of a scope in the order they were written, `after` a sequence number.
 

@@ -76,7 +76,11 @@ def serve(
         first = addresses[0]
         typer.echo(f"waypost is ready on {' and '.join(addresses)}")
         command = sys.argv[0] if Path(sys.argv[0]).name == "waypost" else "waypost"
-        typer.echo(f'try: {command} decide --address {first} "How do I reset my password?"')
+        if tokens := settings.auth.tokens:
+            command = f"WAYPOST_TOKEN=… {command}"
+        scopes = next((token.scopes for token in tokens.values()), ())
+        scope = f" --scope {scopes[0]}" if scopes and "*" not in scopes else ""
+        typer.echo(f'try: {command} decide --address {first}{scope} "How do I reset my password?"')
         sys.stdout.flush()
 
     server.run(settings, ready)

@@ -62,11 +62,13 @@ def evaluate(
     With the command `cache`: measure the cache on a log of prompts.
     """
     if context.invoked_subcommand is not None:
+        if references:
+            context.fail(f"{context.invoked_subcommand} comes first, and takes no options of routing: leave them out")
         return
     from service import evaluation
 
     if output is not None:
-        evaluation.require_plots()
+        evaluation.make_folder(output)
     what = evaluation.Evaluation(
         references,
         index=index is not None,
@@ -114,13 +116,13 @@ def cache(
     Each row has a prompt (or messages) and the answer it got, or a label that stands for the right answer; and, where
     known, scope, category, context, model, cost (USD), seconds and time.
     """
-    from service.evaluation import caching, require_plots
+    from service.evaluation import caching, make_folder
     from service.log import configure
     from service.settings import LogSettings
 
     configure(LogSettings(level="warning"))  # not that a service is loaded, once for each budget
     if output is not None:
-        require_plots()
+        make_folder(output)
     what = caching.Evaluation(
         log,
         index=index is not None,

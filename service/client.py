@@ -82,7 +82,9 @@ def to_text(response: router_pb2.DecideResponse) -> str:
         lines += [f"no model   {line}" for line in plan.infeasible]
         if plan.HasField("candidate"):
             near = plan.candidate
-            lines.append(f"near       a cached answer at cosine {near.similarity:.3f}{_sure(near)}: {near.refused_by}")
+            lines.append(
+                f"near       a cached answer at cosine {near.similarity:.3f}{_sure(near)}, refused: {near.refused_by}"
+            )
     if response.degraded == types_pb2.DEGRADED_NO_EMBEDDING:
         lines.append("degraded   no embedding in time")
     lines += _explained(response.explanation)
@@ -111,8 +113,8 @@ def _explained(explanation: types_pb2.Explanation) -> list[str]:
 
 
 def _sure(answer: types_pb2.CachedAnswer | types_pb2.Candidate) -> str:
-    """Return how probable it is that an answer is right, where that was estimated."""
-    return f", right with probability {answer.p_correct:.4f}" if answer.HasField("p_correct") else ""
+    """Return how probable it is that an answer is right, where that was estimated and no check says that it is not."""
+    return f", right with probability {answer.p_correct:.4f}" if answer.p_correct else ""
 
 
 def replay_request(

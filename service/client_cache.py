@@ -157,16 +157,19 @@ def read(line: str) -> dict[str, Any]:
 def to_line(answer: cache_pb2.StoredAnswer) -> str:
     """Return an answer as one line for a person to read."""
     prompt = " ".join(answer.prompt.split())[:80]
+    more = f" (and {len(answer.wordings)} more)" if answer.wordings else ""
+    more += f" (only {answer.private_to})" if answer.private_to else ""
     lives = time.strftime("%Y-%m-%d", time.gmtime(answer.expires_at.seconds)) if answer.HasField("expires_at") else "-"
     stored = time.strftime("%Y-%m-%d %H:%M", time.gmtime(answer.stored_at.seconds))
     return (
         f"{answer.entry_id}  {stored}  {lives:10}  {answer.uses:6} uses  {answer.size:9,} B  "
-        f"${answer.cost_usd:.5f}  {answer.model or '-':20}  {prompt}"
+        f"${answer.cost_usd:.5f}  {answer.model or '-':20}  {prompt}{more}"
     )
 
 
 def to_text(answer: cache_pb2.StoredAnswer) -> str:
     """Return all of an answer for a person to read: its keys, its record and its text."""
+    right, wrong = answer.verdicts_right, answer.verdicts_wrong
     facts = {
         "entry": answer.entry_id,
         "key": answer.key,
@@ -179,7 +182,7 @@ def to_text(answer: cache_pb2.StoredAnswer) -> str:
         "type": answer.content_type,
         "tags": ", ".join(answer.source_tags) or "none",
         "uses": f"{answer.uses:,} since the service started",
-        "verdicts": f"right {answer.verdicts_right:.1f}, wrong {answer.verdicts_wrong:.1f}, of the last ten or so",
+        "verdicts": f"right {right:.1f}, wrong {wrong:.1f}, of the last ten or so" if right or wrong else "none yet",
         "saves": f"${answer.cost_usd:.6f} with each",
         "size": f"{answer.size:,} bytes" + (f", in {len(answer.chunk_bytes)} chunks" if answer.chunk_bytes else ""),
     }

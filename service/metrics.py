@@ -47,7 +47,6 @@ class ScopeCounts:
     semantic_hits: int = 0
     degraded: int = 0
     answers_reported_wrong: int = 0
-    reported_cost_usd: float = 0.0
     reviews: int = 0
     reviews_escalated: int = 0
     accepts_judged: int = 0
@@ -183,11 +182,10 @@ class Metrics:
             if seconds is not None:
                 self._stages.observe(seconds, stage)
 
-    def reported(self, scope: str, outcome: str, cost_usd: float, *, wrong: bool) -> None:
+    def reported(self, scope: str, outcome: str, *, wrong: bool) -> None:
         """Count a report."""
         for counts in (self.total, self.scope(scope)):
             counts.reports[outcome] += 1
-            counts.reported_cost_usd += cost_usd
             counts.answers_reported_wrong += wrong
         self._reports.labels(outcome).inc()
 

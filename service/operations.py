@@ -6,6 +6,7 @@ Part of the edge (it is the third module that sees messages): converts, checks w
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from index.text import canonical
 from index.vectors import Vectors
 from service import puts, replaying, reviews
 from service.auth import Principal, writer
+from service.cache.radius import within
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
@@ -33,6 +35,8 @@ from service.settings import to_toml
 
 # One batch may not take all of the queue from everyone else.
 _BATCH_AT_ONCE = 64
+# About what one decision without an embedding takes, on a machine that is busy.
+_BATCH_RESERVE_S = 0.0005
 _LISTED = 1_000
 # A response's thousand parts each take a few bytes more than themselves, or a hundred where they say what is wrong.
 _FRAMES = 128 << 10
@@ -68,7 +72,9 @@ async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
     """Router.DecideBatch."""
+    requests = incoming.to_batch(message)
     gate, room = asyncio.Semaphore(_BATCH_AT_ONCE), _room(call)
+    call = call._replace(deadline=_earlier(call, len(requests)))
 
     async def one(request: router_pb2.DecideRequest) -> router_pb2.DecideBatchResult:
         nonlocal room
@@ -91,7 +97,14 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
                     failure=router_pb2.Failure(code=status.code, message=status.message)
                 )
 
-    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, incoming.to_batch(message))))
+    return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, requests)))
+
+
+def _earlier(call: Call, requests: int) -> float | None:
+    """Return the deadline for the embeddings of a batch: there must be time left to decide on all without one."""
+    if call.deadline is None:
+        return None
+    return call.deadline - min(_BATCH_RESERVE_S * requests, (call.deadline - call.started) / 2)
 
 
 async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:
@@ -128,10 +141,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
     first, decision.reported = not decision.reported, True
     if first:
         outcome = what.outcome.name.lower() if what.outcome else "cached"
-        cost = message.usage.cost_usd
-        runtime.decider.metrics.reported(
-            decision.request.scope, outcome, cost, wrong=what.answer_wrong and decision.hit is not None
-        )
+        wrong = what.answer_wrong and decision.hit is not None
+        runtime.decider.metrics.reported(decision.request.scope, outcome, wrong=wrong)
     return router_pb2.ReportResponse(
         stored=bool(done.entry_id),
         entry_id=done.entry_id,
@@ -180,14 +191,16 @@ async def invalidate(message: cache_pb2.InvalidateRequest, call: Call) -> Messag
     wanted = incoming.to_invalidation(message, _catalogue(call), answers.clock.now())
     near = None
     if wanted.radius is not None:
-        embedded = await call.runtime.decider.batcher.submit(canonical(wanted.radius[0]), NO_SEARCH)
-        near = answers.view.near(scope, embedded.vector, wanted.radius[1])
+        meant = partial(wanted.matches, near=None)
+        near = await within(scope, wanted.radius, meant, answers, call.runtime.decider.batcher)
     matching = (entry.answer_id for entry in answers.view.entries(scope) if wanted.matches(entry, near))
     there = (answers.view.by_id(scope, entry_id) for entry_id in dict.fromkeys(matching))
     found = [entry for entry in there if entry is not None]
     if not message.dry_run:
         await answers.remove_entries(found)
-    return cache_pb2.InvalidateResponse(removed=len(found), entry_ids=[entry.id for entry in found[:_LISTED]])
+    # All that is meant goes; what others keep for themselves is not told.
+    told = [entry.id for entry in found if _may_see(call, scope, entry.private_to)]
+    return cache_pb2.InvalidateResponse(removed=len(told), entry_ids=told[:_LISTED])
 
 
 async def list_answers(message: cache_pb2.ListAnswersRequest, call: Call) -> Message:
@@ -282,7 +295,6 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
         live_references=live,
         generation_references=len(decider.generation.references),
         answers_reported_wrong=counts.answers_reported_wrong,
-        reported_cost_usd=counts.reported_cost_usd,
         reviews=counts.reviews,
         reviews_escalated=counts.reviews_escalated,
         accepts_judged=counts.accepts_judged,
@@ -368,6 +380,11 @@ def _private_to(call: Call, scope: str) -> str:
     return writer(settings.auth, call.principal, scope) if settings.cache.of(scope).corroborate else ""
 
 
+def _may_see(call: Call, scope: str, private_to: str) -> bool:
+    """Return whether a caller may know of an answer that is private to a principal, or ("") everyone's."""
+    return call.principal.admin or private_to in ("", _private_to(call, scope))
+
+
 def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
@@ -394,14 +411,14 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    answers, viewer = call.runtime.decider.answers, _private_to(call, scope)
+    answers = call.runtime.decider.answers
 
     def came(answer: Answer) -> Came:
         right, wrong = call.runtime.decider.keeper.verdicts_on(scope, answer.meaning)
         return Came(answers.capacity.uses(answer), answers.wordings(answer), right, wrong)
 
     def may_see(record: Record) -> bool:
-        return call.principal.admin or not isinstance(record, Answer) or record.private_to in ("", viewer)
+        return not isinstance(record, Answer) or _may_see(call, scope, record.private_to)
 
     if isinstance(message, cache_pb2.ListAnswersRequest) and message.entry_ids:
         changes = answers.these(scope, incoming.to_ids("entry_ids", message.entry_ids, fields.MAX_PAGE), after)

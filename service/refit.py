@@ -266,7 +266,7 @@ def _judge(
     tokens = settings.routing.output_tokens
     for rows in _comparable(asked, without, tokens):
         vectors = encode_texts(encoder, local.texts(rows.references))
-        before, after = (local.answer(rows, vectors, one, settings.routing) for one in (without, with_))
+        before, after = (local.answer(rows, vectors, one, settings) for one in (without, with_))
         gain = _utility(rows, after.quality, after.cost) - _utility(rows, before.quality, before.cost)
         found.panels.append(_panel(f"labels ({rows.kind})", gain, before.chosen != after.chosen, seed))
     judged = [one for one in rated if canonical(one.reference.prompt) in unseen]
@@ -306,7 +306,7 @@ def _on_reports(
     vectors = np.frombuffer(b"".join(one.vector for one in judged), "<f4").reshape(len(judged), -1)
     at = np.array([[models.index(one.model)] for one in judged])
     quality = np.array([one.quality for one in judged])
-    answers = [local.answer(rows, vectors, one, settings.routing) for one in (without, with_)]
+    answers = [local.answer(rows, vectors, one, settings) for one in (without, with_)]
     off = [(np.take_along_axis(one.quality, at, axis=1)[:, 0] - quality) ** 2 for one in answers]
     return _panel("reports", off[0] - off[1], answers[0].chosen != answers[1].chosen, seed)
 

@@ -23,7 +23,7 @@ from service.policy.compiled import fit
 from service.requests import Decision, Plan
 from service.routing.choose import fallback_model
 from service.runtime import Runtime
-from service.settings import Settings
+from service.settings import Settings, explained
 
 _TABLES: Final = ("routing", "learning", "policy")
 _one_at_a_time = threading.Lock()
@@ -102,8 +102,8 @@ def changed(settings: Settings, text: str) -> Settings:
         try:
             update[name] = type(table).model_validate(table.model_dump(exclude_unset=True) | given)
         except ValidationError as error:
-            wrong = "; ".join(f"{name}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise InvalidRequest(("settings", wrong)) from None
+            wrong = (explained({**e, "loc": (name, *e["loc"])}, tables) for e in error.errors())
+            raise InvalidRequest(("settings", "; ".join(wrong))) from None
     return settings.model_copy(update=update)
 
 

@@ -17,7 +17,7 @@ from index.text import Context, content_digest
 from index.view import View
 from service.answers import Answers
 from service.cache.personal import kinds
-from service.cache.storable import entry_id, expiry, too_hot
+from service.cache.storable import blank, entry_id, expiry, too_hot
 from service.errors import PreconditionFailed
 from service.lessons import Confirmed, Lessons
 from service.policy.facts import category
@@ -281,7 +281,7 @@ def _refusal(what: Report, settings: CacheSettings) -> str:
         return "the outcome was not OK"
     if what.answer_wrong:
         return "the answer is reported as wrong"
-    if not what.answer.strip():
+    if blank(what.answer):
         return "the answer is empty"
     if what.finish_reason not in _COMPLETE:
         return f"finish_reason {what.finish_reason!r} is not that of a complete answer"

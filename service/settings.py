@@ -13,10 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import NormalDist
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from cachetools import LRUCache
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
@@ -307,6 +316,12 @@ class TokenSettings(_Table):
         check_scopes(name for name in value if name != "*")
         return value
 
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        if not self.scopes and not self.admin:
+            raise ValueError('scopes is empty, so this token may call nothing: name its scopes, or "*" for all')
+        return self
+
 
 class AuthSettings(_Table):
     """Who may call. Without tokens everyone who reaches the address may."""
@@ -469,10 +484,20 @@ def _toml(value: object) -> str:
 
 
 def _line(path: Path | None, problem: Any, values: Any = None) -> str:
-    where = f"{_variable(problem['loc']) or path or 'settings'}: {_where(problem['loc'], values)}"
-    kind, given = problem["type"], problem.get("input")
+    return f"{_variable(problem['loc']) or path or 'settings'}: {explained(problem, values)}"
+
+
+def explained(problem: Any, values: Any = None, page: str = "docs/operations.md") -> str:
+    """Return a line on something that pydantic found wrong.
+
+    Args:
+        problem: one of a ValidationError's errors.
+        values: what was validated, to call tables by their names.
+        page: that has all there is to set.
+    """
+    where, kind, given = _where(problem["loc"], values), problem["type"], problem.get("input")
     if kind == "extra_forbidden":
-        return f"{where}: no such setting; see docs/operations.md for all of them"
+        return f"{where}: no such setting; see {page} for all of them"
     secret = problem["loc"][-1] == "token"
     if secret and kind == "too_short":
         return f"{where}: at least {problem['ctx']['min_length']} characters are needed"

@@ -3,11 +3,25 @@
 Two such prompts may be the same to the letter and ask for different things, and be near each other in every embedding.
 They are hit exactly or not at all, and nobody else's prompt is answered from theirs. Only what begins and ends like one
 counts, in a few words: a prompt that names its own subject is left alone. English, German, French and Spanish.
+So does a short question about "it", "he" or "that" with a single common word of its own: "is it safe?".
 """
 
 import re
+from typing import Final
+
+from index.lexicon import PRONOUNS, weight
 
 _LONGEST = 80  # characters; a longer prompt says what it is about
+
+_WORD: Final = re.compile(r"[^\W\d]+(?:'[^\W\d]+)*|\d+")
+_MOST_WORDS: Final = 7
+_STANDS_FOR: Final = PRONOUNS | {"it", "its", "this", "that", "these", "those"}
+# Of a word's weight: one above function words and filler says something of its own, a rare one names a subject.
+_TELLING: Final = 0.3
+_SUBJECT: Final = 0.9
+
+# "And Germany?" goes on from a question; "and operator" may be what somebody looks for.
+_AND_WHAT: Final = re.compile(r"(?:and|or|but)(?:\s+[^\s?]+){1,3}\s*\?+", re.IGNORECASE)
 
 _OBJECT = (
     r"(?:it|this|that|them|these|those|the\s(?:above|answer|text|reply|response|result|list|code|last\s(?:one|part)))"
@@ -33,10 +47,13 @@ _REFERS = re.compile(
            |less\s+(?:formal|technical))
         |in\s+{_LANGUAGE}
         |(?:and|now|but|same|what\ about|how\ about)\s+(?:it\s+)?in\s+[\w-]+(?:\s+[\w-]+)?
-        # what about the second one; how about tomorrow
-        |(?:and\s+)?(?:what|how)\ about\s+(?:
-           (?:the\s+)?(?:first|second|third|fourth|last|next|other|previous)(?:\s+ones?)?
-           |it|this|that|them|those|these|him|her|me|us|then|now|tomorrow|yesterday|today)
+        # what about the second one; how about tomorrow; and Germany; the same for dogs; do the same in Python
+        |(?:(?:what|how)\ about|same\s+(?:for|in|with|but(?:\s+for|\s+in|\s+with)?))\s+\S+(?:\s+\S+){{0,2}}
+        |(?:do|say|show|repeat)?\s*the\ same(?:\s+thing)?\s+(?:for|in|with|but(?:\s+for|\s+in|\s+with)?)
+           \s+\S+(?:\s+\S+){{0,2}}
+        |(?:elaborate|go\ deeper|go\ into\ (?:more\ )?detail)(?:\s+(?:further|more|on\s+(?:it|this|that)))?
+        |in\ more\ detail
+        |explain\s+(?:more|further|in\ more\ detail|the\ (?:last|first|second|third|next)\s+\S+)
         # why; how so; go on; continue; more; the second one; tell me more; another one
         |why(?:\s+not|\s+so|\s+is\s+(?:that|this|it))?|how\s+(?:so|come)|go\s+on|continue|more|(?:tell|show|give)\s+me\s+(?:some\s+)?more
            (?:\s+(?:examples|details|of\s(?:it|them|that|those)))?
@@ -59,4 +76,17 @@ _REFERS = re.compile(
 
 def refers_back(text: str) -> bool:
     """Return whether a canonical prompt can only be understood by what was said before it."""
-    return len(text) <= _LONGEST and _REFERS.fullmatch(text.strip(" \t.,;:!?…¿¡\"'")) is not None
+    if len(text) > _LONGEST:
+        return False
+    said = text.strip(" \t.,;:!?…¿¡\"'")
+    return bool(_REFERS.fullmatch(said) or _AND_WHAT.fullmatch(text)) or _stands_for_all(said)
+
+
+def _stands_for_all(text: str) -> bool:
+    """Return whether "it", "he" or "that" stands for the subject: nothing else names one."""
+    words = _WORD.findall(text)
+    if len(words) > _MOST_WORDS or _STANDS_FOR.isdisjoint(map(str.casefold, words)):
+        return False
+    telling = [word for word in words if word.isdigit() or weight(word.casefold()) > _TELLING]
+    named = any(word.isdigit() or word[0].isupper() or weight(word.casefold()) > _SUBJECT for word in telling)
+    return len(telling) <= 1 and not named

@@ -7,6 +7,7 @@ Names and addresses of persons are not found. Called before an answer is stored.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -21,16 +22,27 @@ _AT = re.compile(r"(?<=[\w.%+\-])@(?:[\w\-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 # Of e-mail addresses only this is none: it is how programs name a repository.
 _NOT_A_PERSON = re.compile(r"(?:\A|[^\w.%+\-])git\Z")
 
-_PHONE = re.compile(r"(?<![\w.,:/\-+(])(?:\+|00)?\(?\d[\d ().\-/\u00a0]{5,22}\d(?!\w)")
-_NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\(\d{3}\) ?|\d{3}[ .\-])\d{3}[ .\-]\d{4}\Z")
+_PHONE = re.compile(r"(?:(?<![\w.,:/\-+(])|(?<=tel:))(?:\+|00)?\(?\d[\d ().\-/\u00a0]{5,22}\d(?!\w)")
+_NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .\-])\d{3}[ .\-]\d{4}\Z")
 # Without a country code a number must be written as one: in groups, and beginning with a 0 or with brackets.
-_NATIONAL = re.compile(r"0\d|\(\d{1,5}\)|0/")
+# Five digits and four are a postal code (US): "Boston, MA 02110-1301" ends every copy of an old licence.
+_NATIONAL = re.compile(r"(?!\d{5}-\d{4}\Z)(?:0\d|\(\d{1,5}\)|0/)")
+# What is called a phone's may be written in any way.
+_NAMED_PHONE = re.compile(
+    r"(?<!\w)(?:(?:tele)?phone|tel|telefon|téléphone|mobile|handy|cell|fax|whatsapp|call|text|sms"
+    r"|(?:my|his|her|our|their) number)(?!\w)"
+    r"[^\w\n+(]{0,4}(?:(?:number|no|nr|is|me|us|at|on|to)(?!\w)[^\w\n+(]{0,3}){0,3}"
+    r"(\+?\(?\d[\d ().\-/]{5,20}\d)(?!\w)",
+    re.IGNORECASE,
+)
 # A check takes 20 to 100 µs: a table of a million numbers must not take a minute. After so many that were none, the
 # rest of a text's candidates are believed to be none as well, unless they have a country code.
 _MAX_CHECKED: Final = 5_000
 
-_CARD = re.compile(r"(?<![\w.,\-])(?:[3-6]\d|2[2-7])\d{2}(?:[ \-]?\d){9,15}(?![.,\-]?\w)")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_CARD = re.compile(r"(?<![\w.,\-])(?:(?:[3-6]\d|2[2-7])\d{2}(?:[ \-]?\d){9,15}|[3-6]\d{3}(?:\.\d{4}){3})(?![.,\-]?\w)")
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
+)
 _IBAN_LENGTHS: Final = {
     **dict.fromkeys(("NO",), 15),
     **dict.fromkeys(("BE", "BI"), 16),
@@ -52,20 +64,23 @@ _IBAN_LENGTHS: Final = {
     "RU": 33,
 }
 _ACCOUNT = re.compile(
-    r"(?<!\w)(?:account|acct|a/c|routing|sort code|kontonummer|konto)(?!\w)[^\d\n]{0,24}(?<![\d.,$€£])"
-    r"(?:\d{6,17}|\d{2}-\d{2}-\d{2}|\d{2,4}(?:[ \-]\d{2,4}){2,4})(?![\d.,%]?\d)",
+    r"(?<!\w)(?:account|acct|a/c|routing|sort code|kontonummer|konto|compte|cuenta|conto|conta"
+    r"|rekening(?:nummer)?)(?!\w)[^\d\n]{0,24}(?<![\d.,$€£])"
+    r"(?:\d{6,17}|\d{2}-\d{2}-\d{2}|\d{2,4}(?:[ \-]\d{2,4}){2,4}|\d{4}[ \-]\d{4})(?![\d.,%]?\d)",
     re.IGNORECASE,
 )
 _IDENTITY = re.compile(r"(?<![\d\-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d\-])")
 _KEY = re.compile(
-    r"""-----BEGIN\ (?:[A-Z]{1,16}\ ){0,3}PRIVATE\ KEY-----
+    r"""-----BEGIN\ (?:[A-Z]{1,16}\ ){0,3}PRIVATE\ KEY(?:\ BLOCK)?-----
     |(?<![A-Za-z0-9])(?:
         (?:AKIA|ASIA)[A-Z0-9]{16}
         |sk-(?=[A-Za-z\-_]{0,40}\d)[A-Za-z0-9_\-]{20,200}
         |(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,200}
         |gh[oprsu]_[A-Za-z0-9]{30,200}|github_pat_[A-Za-z0-9_]{30,200}|glpat-[A-Za-z0-9_\-]{20,200}
         |xox[abeoprs]-[A-Za-z0-9\-]{10,200}
-        |AIza[A-Za-z0-9_\-]{35}
+        |AIza[A-Za-z0-9_\-]{35}|ya29\.[A-Za-z0-9_\-]{20,200}|SG\.[A-Za-z0-9_\-]{16,64}\.[A-Za-z0-9_\-]{16,64}
+        |dckr_pat_[A-Za-z0-9_\-]{20,200}|AGE-SECRET-KEY-1[A-Z0-9]{20,200}
+        |\d{8,10}:AA[A-Za-z0-9_\-]{33}
         |hf_[A-Za-z0-9]{30,200}|npm_[A-Za-z0-9]{30,200}
         |eyJ[A-Za-z0-9_\-]{8,2000}\.eyJ[A-Za-z0-9_\-]{8,2000}\.[A-Za-z0-9_\-]{8,2000}
     )""",
@@ -87,6 +102,11 @@ _KEY_PARTS: Final = (
     "glpat-",
     "xox",
     "AIza",
+    "ya29.",
+    "SG.",
+    "dckr_pat_",
+    "AGE-SECRET-KEY-1",
+    ":AA",
     "hf_",
     "npm_",
     "eyJ",
@@ -94,7 +114,8 @@ _KEY_PARTS: Final = (
 _KEY_NAMES: Final = ("key", "secret", "token", "passw", "bearer")
 # A secret that is given a name: long, and of small and capital letters and digits, as no word and no name is.
 _NAMED_KEY = re.compile(
-    r"(?i:api[_\- ]?key|secret|access[_\- ]?token|auth[_\- ]?token|password|passwd|bearer)[\"']?"
+    r"(?i:(?:api|access|account|secret|private|shared|encryption)[_\- ]?key|secret|access[_\- ]?token|auth[_\- ]?token"
+    r"|password|passwd|bearer)[\"']?"
     r"\s{0,3}[:= ]\s{0,3}[\"']?"
     r"(?=[A-Za-z0-9+/_\-]{0,80}[a-z])(?=[A-Za-z0-9+/_\-]{0,80}[A-Z])(?=[A-Za-z0-9+/_\-]{0,80}\d)[A-Za-z0-9+/_\-]{16,80}"
 )
@@ -118,7 +139,7 @@ def kinds(text: str, regions: Sequence[str], public: Sequence[str] = ()) -> list
         "identity number": lambda part: _IDENTITY.search(part) is not None,
     }
     found: list[str] = []
-    for part in _windows(text):
+    for part in map(_in_ascii_digits, _windows(text)):
         found += _pop(in_text, part)
         for near in _around_digits(part) if in_numbers else ():
             found += _pop(in_numbers, near)
@@ -152,6 +173,11 @@ def _windows(text: str) -> Iterator[str]:
         yield text[max(first - _OVERLAP, 0) : first + _WINDOW]
 
 
+def _in_ascii_digits(text: str) -> str:
+    """Return a text with digits of full width and spaces that do not break as everyone writes them."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+
+
 def _has_email(text: str) -> bool:
     at = text.find("@")
     while at >= 0:
@@ -169,7 +195,17 @@ class _Phones:
         self._left = _MAX_CHECKED
 
     def found_in(self, text: str) -> bool:
-        return any(self._is_phone(match[0]) for match in _PHONE.finditer(text))
+        if any(self._is_phone(match[0]) for match in _PHONE.finditer(text)):
+            return True
+        return any(self._is_called_one(match[1]) for match in _NAMED_PHONE.finditer(text))
+
+    def _is_called_one(self, found: str) -> bool:
+        if found.startswith("+"):
+            return _is_possible(found)
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        return any(_is_valid(found, region) for region in self._regions)
 
     def _is_phone(self, found: str) -> bool:
         digits = sum(map(str.isdigit, found))
@@ -223,7 +259,7 @@ def _has_account(text: str) -> bool:
 
 def _is_iban(found: str) -> bool:
     """Return whether country, length and remainder are those of an IBAN (ISO 13616, ISO/IEC 7064 MOD 97-10)."""
-    plain = found.replace(" ", "")
+    plain = found.replace(" ", "").upper()
     length = _IBAN_LENGTHS.get(plain[:2])
     if length is None or len(plain) < length:
         return False

@@ -4,7 +4,6 @@ Pure but for the jitter of lifetimes. Called when an answer is reported or put; 
 `service.cache.personal`.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterable
@@ -13,25 +12,19 @@ from index.records import Answer
 from index.text import digest
 from service.settings import CacheSettings
 
-_TEMPERATURE = re.compile(r"temperature[\"']?\s*[=:]\s*[\"']?([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
+_TEMPERATURE = re.compile(
+    r"(?<![a-z])temperature[\\\"']*\s*[=: ]\s*[\\\"']*\+?(\d*[.,]?\d+(?:e[+-]?\d+)?)", re.IGNORECASE
+)
 
 
 def temperature(sampling: str) -> float | None:
-    """Return the temperature that sampling settings name ("temperature=0.7", or JSON), None where they name none."""
-    try:
-        settings = json.loads(sampling)
-    except ValueError:
-        settings = None
-    if isinstance(settings, dict):
-        tables = (settings, *(value for value in settings.values() if isinstance(value, dict)))
-        for value in (table["temperature"] for table in tables if "temperature" in table):
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                continue
-        return None
-    found = _TEMPERATURE.search(sampling)
-    return float(found[1]) if found else None
+    """Return the highest temperature in sampling settings, text or JSON at any depth; None: they name none."""
+    return max((float(found.replace(",", ".")) for found in _TEMPERATURE.findall(sampling)), default=None)
+
+
+def blank(text: str) -> bool:
+    """Return whether nothing can be seen of a text: white space, marks of no width, control characters."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
 
 
 def too_hot(sampling: str, settings: CacheSettings) -> str:

@@ -11,6 +11,7 @@ from index.catalogue import Catalogue
 from index.records import Message, Reference
 from index.text import answer_key
 from index.view import Entry
+from service.cache.storable import blank
 from service.convert.fields import (
     DEFAULT_PAGE,
     MAX_ANSWER,
@@ -107,7 +108,7 @@ def to_put(message: cache_pb2.PutRequest) -> tuple[Request, str, tuple[str, ...]
     """Return a request for the prompt of a Put, and the answer with its chunks."""
     text, history = to_prompt(message.prompt, message.messages)
     answer, chunks = to_answer_text(message.answer, message.chunks)
-    if not answer.strip():
+    if blank(answer):
         raise InvalidRequest(("answer", "empty: give the answer to store"))
     sized("content_type", message.content_type, 256)
     sized("model", message.model, 256)

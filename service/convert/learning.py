@@ -99,6 +99,7 @@ def fill_stats(response: admin_pb2.GetStatsResponse, accounts: Accounts, scope: 
     response.cost_usd, response.baseline_cost_usd = account.cost_usd, account.baseline_usd
     response.baseline_model = accounts.baseline
     response.escalations = account.escalations
+    response.reported_cost_usd = sum(counts.cost_usd for counts in account.models.values())
     for name, counts in account.models.items():
         _fill_model(response.models[name], counts, account)
     for arm, one in accounts.arms(scope):

@@ -86,7 +86,7 @@ def _of_index(evaluation: Evaluation, settings: Settings, progress: Progress) ->
     references = read_references(evaluation.references, generation.catalogue).references
     parts = as_rows(references, generation.catalogue, settings.routing.output_tokens)
     vectors = encode_texts(encoder, local.texts(references), progress=_counted(progress, len(references)))
-    answered = [local.answer(rows, vectors[rows.at], generation, settings.routing) for rows in parts]
+    answered = [local.answer(rows, vectors[rows.at], generation, settings) for rows in parts]
     return _report(evaluation, "index", references, _single(parts, answered), _known(references, generation))
 
 
@@ -125,7 +125,7 @@ def _crossed(evaluation: Evaluation, models: Path, settings: Settings, progress:
                 generation = _built(references, held_out, catalogue, encoder, root)
                 for i, rows in enumerate(part.take(held_out) for part in parts):
                     if len(rows):
-                        answer = local.answer(rows, vectors[rows.at], generation, settings.routing)
+                        answer = local.answer(rows, vectors[rows.at], generation, settings)
                         answered[i].append((rows, answer))
             for part, found, kept in zip(parts, answered, trials, strict=True):
                 kept.extend(_joined(part, found))

@@ -1,4 +1,8 @@
-"""Asking a generation in this process: the same functions as the service, without its queue and its answers."""
+"""Asking a generation in this process: the same functions as the service, without its queue and its answers.
+
+What is chosen goes by the whole policy, as in the service; only what it remembers (conversations, budgets spent,
+health) is left out, and exploration, which is meant to deviate.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,24 +16,28 @@ from service.decide import normalise
 from service.evaluation.answers import NEAR, Answered, Near, learn_prior
 from service.evaluation.data import Rows, to_request
 from service.lookup import Ask, search
-from service.requests import Plan, Prompt, Reason, Request
-from service.routing.choose import choose, fallback_model
+from service.policy.policy import Policy
+from service.requests import Decision, Reason, Request, Timings
+from service.routing.choose import Known, fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
-from service.settings import RoutingSettings
+from service.routing.plan import shaped
+from service.settings import Settings
 
 _AT_ONCE: Final = 256
 FALLBACKS: Final = (Reason.FALLBACK, Reason.DEGRADED)
 
 
-def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: RoutingSettings) -> Answered:
+def answer(rows: Rows, vectors: Vectors, generation: Generation, settings: Settings) -> Answered:
     """Return what the service would answer on every row.
 
     Args:
         rows: held out.
         vectors: embeddings of their canonical prompts, shape (rows, dimensions).
         generation: the router.
-        routing: the settings of the service.
+        settings: of the service.
     """
+    routing, policy = settings.routing, Policy(settings.policy, settings.routing, settings.review)
+    policy.prepare(generation)
     column = [generation.catalogue.ids.index(model) for model in rows.models]
     place = {model: i for i, model in enumerate(rows.models)}
     quality, cost = np.empty(rows.quality.shape), np.empty(rows.quality.shape)
@@ -48,13 +56,15 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, routing: Routin
             result = estimate(
                 generation, near, (), asked, evidence=routing.evidence, min_similarity=routing.min_similarity
             )
-            plan = _plan(generation, result, request, prompt, routing)
+            decision = Decision("", request, prompt, generation.id, 0.0, Timings(), voters=result.voters)
+            known = _known(result), generation, prompt.input_tokens + routing.output_tokens
+            plan = shaped(*policy.preview(decision, *known), policy.team(generation))
             quality[row] = [result.estimates[i].quality for i in column]
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
             fallback[row] = plan.reason in FALLBACKS or result.voters is None
-            known = result.voters.neighbours(NEAR) if result.voters is not None else ()
-            nearest.append(tuple(Near.of(one.similarity, one.reference) for one in known))
+            shown = result.voters.neighbours(NEAR) if result.voters is not None else ()
+            nearest.append(tuple(Near.of(one.similarity, one.reference) for one in shown))
     prior, fold = learn_prior(rows, generation), np.zeros(len(rows), np.int64)
     return Answered(quality, cost, chosen, fallback, (generation.id,), fold, prior, nearest)
 
@@ -64,16 +74,6 @@ def texts(references: Sequence[Reference]) -> list[str]:
     return [normalise(Request("", r.prompt, r.messages[:-1])).text for r in references]
 
 
-def _plan(
-    generation: Generation, result: Estimated, request: Request, prompt: Prompt, routing: RoutingSettings
-) -> Plan:
-    return choose(
-        result.estimates,
-        request.route,
-        generation.catalogue,
-        input_tokens=prompt.input_tokens,
-        output_tokens=routing.output_tokens,
-        fallback=fallback_model(generation, routing.fallback),
-        confidence=result.confidence,
-        reason=Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK,
-    )
+def _known(result: Estimated) -> Known:
+    reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
+    return Known(result.estimates, result.confidence, reason)

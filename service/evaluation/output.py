@@ -13,6 +13,19 @@ from service.evaluation import plots
 _WIDTH: Final = 118
 
 
+def make_folder(output: Path) -> None:
+    """Make a report's folder, if it is not there: before anything is measured, as that may take long.
+
+    Raises:
+        InputError: matplotlib is not installed, or the folder cannot be made.
+    """
+    plots.require()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: no folder for a report can be made there ({error.strerror})") from error
+
+
 def write_report(values: dict[str, Any], output: Path, draw: Callable[[Path], tuple[list[Path], str]]) -> list[Path]:
     """Write report.json, report.html and the plots into a folder, made if it is not there, and return the files.
 
@@ -24,9 +37,8 @@ def write_report(values: dict[str, Any], output: Path, draw: Callable[[Path], tu
     Raises:
         InputError: matplotlib is not installed, or the folder cannot be written.
     """
-    plots.require()
+    make_folder(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         written = output / "report.json"
         written.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         drawn, page = draw(output)

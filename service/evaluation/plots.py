@@ -1,5 +1,6 @@
 """The plots of a report. The only module that imports matplotlib, and only when a plot is drawn."""
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +40,8 @@ def require() -> None:
         import matplotlib as mpl
     except ImportError as error:
         raise InputError(
-            "plots need matplotlib, which is not installed: pip install 'waypost[report]', or leave out --output"
+            "plots need matplotlib, which is not installed: "
+            f"{sys.executable} -m pip install 'waypost[report]', or leave out --output"
         ) from error
     mpl.use("Agg")
 

@@ -6,6 +6,7 @@ Keys are read from the environment, by the names that the file gives, and are in
 import asyncio
 import os
 import random
+import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from index.catalogue import Catalogue
 from index.errors import InputError, WaypostError
 from index.records import Message
+from service.settings import explained
 
 _ATTEMPTS: Final = 6
 _LONGEST_WAIT_S: Final = 60.0
@@ -113,7 +115,7 @@ def read_endpoints(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not valid TOML: {error}") from None
     except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        lines = (f"{path}: {explained(e, page='docs/labelling.md')}" for e in error.errors())
         raise InputError("\n".join(lines)) from None
     problems: list[str] = []
     found = [
@@ -157,7 +159,7 @@ class Caller:
             import httpx2
         except ImportError as error:
             raise InputError(
-                "calling models needs httpx2, which is not installed: pip install 'waypost[label]'"
+                f"calling models needs httpx2, which is not installed: {sys.executable} -m pip install 'waypost[label]'"
             ) from error
         self._http = httpx2
         self._client = httpx2.AsyncClient(follow_redirects=False)

@@ -40,6 +40,16 @@ def alike(estimates: Sequence[Estimate], groups: Groups) -> tuple[Estimate, ...]
     )
 
 
+def one_each(ranking: Ranking, groups: Groups) -> Ranking:
+    """Return the ranking with only the first of each group: the others are no other choice."""
+    first: dict[str, str] = {}
+    for one in ranking.models:
+        if one.model in groups:
+            first.setdefault(groups[one.model][0].group, one.model)
+    kept = set(first.values())
+    return replace(ranking, models=tuple(e for e in ranking.models if e.model not in groups or e.model in kept))
+
+
 def spread(ranking: Ranking, groups: Groups, place: float) -> Ranking:
     """Return the ranking led by one of the first one's group, drawn by weight; another one follows for when it fails.
 

@@ -16,7 +16,7 @@ from index.generation import Generation
 from service.learning.journal import Rating
 from service.policy.asks import ask
 from service.policy.compiled import Compiled, fit
-from service.policy.deployments import Groups, alike, groups_of, spread
+from service.policy.deployments import Groups, alike, groups_of, one_each, spread
 from service.policy.experiments import Results, deal, first_that_fits, fraction, unit_of
 from service.policy.exploration import explore
 from service.policy.goals import Goals, by_share, weigh
@@ -279,7 +279,8 @@ class Policy:
                 _note(decision, f"session: {why}")
         elif known and self._settings.exploration.share:
             best, trace = ranking.models[0].model, decision.trace
-            model, trace.propensity = explore(ranking, worth, self._settings.exploration, int(decision.id, 16))
+            choice = one_each(ranking, ready.groups)
+            model, trace.propensity = explore(choice, worth, self._settings.exploration, int(decision.id, 16))
             if trace.propensity < 1:
                 _note(decision, f"exploration: {model}, with probability {trace.propensity:.4f}; best is {best}")
             ranking = ranking.led_by(model)

@@ -122,3 +122,11 @@ def exported(server: Server) -> dict[str, tuple[str, frozenset[str]]]:
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
         found[name] = (family.type, labels)
     return found
+
+
+def test_every_event_of_the_log_is_documented() -> None:
+    table = OPERATIONS.read_text(encoding="utf-8").partition("| Event | When |")[2].partition("\n\n")[0]
+    events = re.compile(r'_log\.(?:info|warning|error|exception)\(\s*"(\w+)"')
+    logged = {event for path in (ROOT / "service").rglob("*.py") for event in events.findall(path.read_text())}
+    assert "draining" in logged
+    assert sorted(event for event in logged if f"`{event}`" not in table) == []

@@ -131,6 +131,10 @@ def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) ->
 def test_a_token_may_come_from_the_environment(starter_index: Path, tmp_path: Path) -> None:
     token = "x" * 20
     with serving(starter_index, tmp_path, f"[auth.tokens.me]\ntoken = '{token}'\nscopes = ['default']\n") as server:
+        assert server.process.stdout is not None
+        call = server.process.stdout.readline()
+        assert call.startswith("try: WAYPOST_TOKEN=… ")
+        assert f"decide --address {server.address} --scope default " in call
         assert "UNAUTHENTICATED" in failed("decide", "--address", server.address, "hello")
         assert "decision" in done("decide", "--address", server.address, "hello", env={"WAYPOST_TOKEN": token})
         assert "PERMISSION_DENIED" in failed(

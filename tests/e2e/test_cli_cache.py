@@ -119,6 +119,7 @@ def test_wordings_and_verdicts_are_shown_and_wordings_travel(
     said = run(server, scope, "show", answer.entry_id)
     assert "\n".join(["asked as", *prompts, "", "answer", "Use the link."]) in said
     assert f"right {answer.verdicts_right:.1f}, wrong 0.0" in said
+    assert f"{prompts[0]} (and 2 more)" in run(server, scope, "list")
     run(server, scope, "export", tmp_path / "answers.jsonl")
     other = f"{scope}-other"
     assert run(server, other, "import", tmp_path / "answers.jsonl") == "1 answer stored, 0 in place of others\n"
@@ -197,6 +198,10 @@ def test_what_is_one_token_s_own_is_not_exported(starter_index: Path, tmp_path: 
             check=True,
         )
         assert [json.loads(line)["answer"] for line in done.stdout.splitlines()] == ["Yes."]
+        listed = run_waypost(
+            "cache", "list", "--address", server.address, "--scope", "shop", "--token", "boss-0123456789abcdef"
+        )
+        assert "Where is my parcel? (only ann)" in listed.stdout
         assert done.stderr == "1 answer written, 1 private ones left out\n"
         for client in by.values():
             client.close()

@@ -365,7 +365,7 @@ def test_an_answer_that_is_damaged_on_disk_is_a_plan_and_an_error_in_the_log(
         client.close()
         server.stop()
         lines = [event for event in map(json.loads, server.log) if event["event"] == "answer_unreadable"]
-        assert [(line["level"], line["scope"]) for line in lines] == [("error", "default")] * 3
+        assert [(line["level"], line["scope"], line["unsaid"]) for line in lines] == [("error", "default", 0)]
         assert "is damaged" in lines[0]["why"]
 
 

@@ -19,7 +19,7 @@ NEAR_MISSES = [
     ("opposite", "Should I stretch before a run?", "Should I stretch after a run?"),
     ("order_differs", "How do I convert pounds to kilograms?", "How do I convert kilograms to pounds?"),
     ("roles_differ", "Can you send me money?", "Can I send you money?"),
-    ("question_differs", "When was it built?", "Where was it built?"),
+    ("question_differs", "When was the tower built?", "Where was the tower built?"),
     ("verbatim_differs", "What does a[1:] do in Python?", "What does a[:1] do in Python?"),
     ("verbatim_differs", "Kann ich hier rauchen?", "Kann ich hier nicht rauchen?"),
 ]

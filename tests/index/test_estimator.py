@@ -1,6 +1,7 @@
 """The estimator: it learns what can be learned, says what it does not know, and survives any labels."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from index.estimator import NEIGHBOURS, Estimator, Neighbours, Prediction
 from index.features import SURFACE, surface
 from index.fitting import fit
 from index.ridge import Doubles, Floats
+from index.stacking import length_slopes, stack
 
 D = 16
 NO_COSTS = np.full((0, 0), np.nan, np.float32)
@@ -347,3 +349,58 @@ def test_isotonic_values_never_fall_and_keep_the_mean(pairs: list[tuple[float, i
     rising = _isotonic(values, sizes)
     assert (np.diff(rising) >= -1e-12).all()
     assert math.isclose(float(rising @ sizes), float(values @ sizes), abs_tol=1e-9)
+
+
+def test_few_labels_leave_no_learner_out_and_many_leave_out_one_that_knows_nothing() -> None:
+    chance = np.random.default_rng(0)
+
+    def weights(n: int) -> list[float]:
+        truth = chance.normal(size=n).astype(np.float32)
+        good, none = truth + chance.normal(size=n), chance.normal(size=n)
+        parts = [np.stack((part, -part), axis=1).astype(np.float32) for part in (good, none)]
+        targets = np.stack((truth, -truth), axis=1) + chance.normal(size=(n, 2)).astype(np.float32)
+        return [float(weight) for weight in stack(parts, targets)[1]]
+
+    few, many = weights(30), weights(30_000)
+    assert few[1] > 0.5 * few[0] > 0
+    assert many[1] < 0.1 * many[0]
+
+
+def test_where_nothing_is_familiar_length_tells_prompts_apart() -> None:
+    vectors, _, scores, costs = world(1200)
+    scores[:, 0] = 0.5
+    chance = np.random.default_rng(7)
+    lengths = chance.integers(1, 200, 1200)
+    texts = [f"{i} " + "word " * int(size) for i, size in enumerate(lengths)]
+    scores[:, 2] = chance.random(1200) < 0.3 + 0.4 * (lengths > 60)
+    estimator = fit(vectors, texts, scores, costs)
+    assert estimator.length[2] > 0.02 > estimator.length[0]
+
+    found = estimator.predict(vectors, texts, near(vectors, vectors, scores))
+    usual = vectors[found.familiarity.argmax()][None]
+    far = -unit(vectors.mean(axis=0, keepdims=True).astype(np.float64))
+    without = replace(estimator, length=np.zeros_like(estimator.length))
+
+    def longer(used: Estimator, asked: Floats) -> float:
+        """Return what a longer prompt adds to the gain of model 2 over model 0."""
+        both = np.repeat(asked, 2, axis=0)
+        quality = used.predict(both, ["a word", "word " * 100], near(both, vectors, scores)).quality
+        return float(quality[1, 2] - quality[1, 0] - quality[0, 2] + quality[0, 0])
+
+    assert longer(estimator, far) > longer(without, far) + 0.005
+    assert longer(estimator, usual) == longer(without, usual)
+
+
+def test_length_that_says_nothing_counts_nothing() -> None:
+    targets = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
+    same = np.full(300, 2.0, np.float32)
+    assert (length_slopes(same, targets, targets) == 0).all()
+
+
+def test_a_model_that_was_never_right_has_no_quality_and_one_that_was_has_some() -> None:
+    vectors, texts, scores, _ = world(600)
+    best = np.eye(4, dtype=np.float32)[scores.argmax(axis=1)]
+    unknown = np.full_like(best, np.nan)
+    prediction = predicted(fit(vectors, texts, best, unknown), (vectors, texts, best, unknown))
+    assert (prediction.quality[:, 3] == 0).all()
+    assert (prediction.quality[:, :3] > 0).all()

@@ -158,6 +158,11 @@ def test_wrong_scores_are_named_by_their_model(scores: object, field: str, messa
         ([{"content": "hi"}], "messages[0].role", "is missing"),
         ([{"role": "user", "content": ""}], "messages[0].content", "is blank"),
         ([{"role": "user", "content": "x", "name": "y"}], "messages[0].name", "is not a key"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+            "messages[1].role",
+            "is 'assistant',",
+        ),
     ],
 )
 def test_a_wrong_turn_is_named_by_its_number(messages: object, field: str, message: str) -> None:
@@ -288,7 +293,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 )
 prices = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1e9), max_size=2)
 grades = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1), min_size=1)
-turns = st.lists(st.builds(Message, texts, texts), max_size=3).map(tuple)
+asks = st.builds(Message, st.sampled_from(["user", "tool"]), texts)
+talks = st.builds(lambda before, last: (*before, last), st.lists(st.builds(Message, texts, texts), max_size=2), asks)
+turns = st.just(()) | talks
 
 
 @st.composite
@@ -349,11 +356,11 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 def test_a_set_that_prefers_one_model_is_worth_a_warning() -> None:
     rows = [Reference(str(number), str(number), "gpt-5") for number in range(3)]
-    assert warnings(rows) == ["no reference prefers another model to gpt-5: nothing to route"]
-    rows.append(Reference("3", "3", scores={"gpt-5": 0.5, "gpt-5-mini": 0.5}))
+    assert warnings(rows) == ["no reference knows a model as good as gpt-5: nothing to route"]
+    rows.append(Reference("3", "3", scores={"gpt-5": 0.5, "gpt-5-mini": 0.4}))
     assert len(warnings(rows)) == 1
-    rows.append(Reference("4", "4", "gpt-5-mini"))
-    assert warnings(rows) == []
+    rows.append(Reference("4", "4", scores={"gpt-5": 0.5, "gpt-5-mini": 0.5}))
+    assert warnings(rows) == [], "as good, and perhaps cheaper"
     assert warnings([]) == []
 
 

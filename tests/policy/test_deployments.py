@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from index.catalogue import CatalogueFileError, parse_catalogue
-from service.policy.deployments import alike, groups_of, spread
+from service.policy.deployments import alike, groups_of, one_each, spread
 from service.requests import Estimate, Reason
 from service.routing.choose import Ranking, single
 
@@ -68,6 +68,11 @@ def test_one_that_is_not_feasible_gets_none() -> None:
     assert {spread(left, GROUPS, place).models[0].model for place in (0.0, 0.5, 0.99)} == {"west"}
     idle = ranking(estimate("idle", 0.8), estimate("other", 0.7))
     assert spread(idle, GROUPS, 0.5).models[0].model == "idle", "the only one that is left"
+
+
+def test_places_of_one_model_are_one_choice() -> None:
+    models = [estimate(name, 0.9) for name in ("lone", "west", "east", "other", "idle")]
+    assert [e.model for e in one_each(ranking(*models), GROUPS).models] == ["lone", "west", "other"]
 
 
 def test_a_model_outside_groups_is_left_alone() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from waypost.v1 import types_pb2
+from waypost.v1 import router_pb2, types_pb2
 
 from index.encoder import HashEncoder, Tokens
 from index.vectors import Vectors
@@ -289,6 +289,14 @@ async def test_a_deadline_that_is_too_near_is_met_without_an_embedding(tmp_path:
         known = await service.decide("known")
         assert known.degraded == types_pb2.DEGRADED_NONE
         assert known.answer.content == "the answer"
+
+
+async def test_a_large_batch_gives_up_embedding_early_enough_to_decide_on_all(tmp_path: Path) -> None:
+    async with running(tmp_path, encoder=SlowEncoder()) as service:
+        service.deadline = 1.0  # time for one run, but then not for a thousand decisions as well
+        requests = [router_pb2.DecideRequest(prompt=f"prompt {i}") for i in range(1_000)]
+        done = await service.call("Router.DecideBatch", router_pb2.DecideBatchRequest(requests=requests))
+        assert {one.response.degraded for one in done.results} == {types_pb2.DEGRADED_NO_EMBEDDING}
 
 
 async def test_a_degraded_decision_can_be_filled_and_is_then_hit_exactly_only(tmp_path: Path) -> None:

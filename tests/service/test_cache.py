@@ -367,6 +367,7 @@ async def test_a_forgotten_decision_is_not_found(root: Path) -> None:
         ({"finish_reason": "max_tokens"}, "finish_reason 'max_tokens'"),
         ({"answer": ""}, "empty"),
         ({"answer": " \n"}, "empty"),
+        ({"answer": "\u200b\ufeff\x00\u00a0"}, "empty"),
         ({"answer": "", "chunks": ["", " "]}, "empty"),
         ({"outcome": types_pb2.OUTCOME_ERROR}, "outcome was not OK"),
         ({"outcome": types_pb2.OUTCOME_TIMEOUT}, "outcome was not OK"),

@@ -171,7 +171,10 @@ def test_a_wrong_hit_is_shown_beside_what_it_was_taken_for_with_why_it_passed(tm
     assert semantic.passed.aligned["same_words"] >= 0
     assert exact.exact
     assert exact.passed is None
-    assert "got     change" in to_text(report)
+    text = to_text(report)
+    assert "got       change" in text
+    assert "guard     no difference found: too_long" in text
+    assert "exact     the same words" in text
 
 
 def test_a_near_miss_is_counted_by_the_check_that_refused_it(tmp_path: Path) -> None:
@@ -295,6 +298,10 @@ def test_a_report_without_hits_or_prices_is_drawn_too(tmp_path: Path) -> None:
     report = asked(tmp_path / "log.jsonl", {"prompt": "Why?", "answer": "So."}, budgets=(0.01,))
     assert len(write(report, tmp_path / "report")) == 5
     assert "exact only" in to_text(report)
+    for budget in (0, 1):
+        settings = load_settings(None, {"cache": {"error_budget": budget}})
+        report = asked(tmp_path / "log.jsonl", *ROWS[:30], settings=settings)
+        assert len(write(report, tmp_path / "report")) == 4
 
 
 def test_the_command_prints_and_writes_and_routing_is_evaluated_as_before(tmp_path: Path) -> None:
@@ -312,3 +319,5 @@ def test_the_command_prints_and_writes_and_routing_is_evaluated_as_before(tmp_pa
     done = run_waypost("evaluate", "cache", path, "--limit", "20", "--budget", ".05")
     assert "What the cache would have done" in done.stdout
     assert "Missing option '--references'" in run_waypost("evaluate").stderr
+    mixed = run_waypost("evaluate", "--references", path, "--seed", "3", "cache", path)
+    assert "cache comes first" in mixed.stderr

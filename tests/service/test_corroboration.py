@@ -156,7 +156,15 @@ async def test_what_is_removed_is_removed_for_everyone(tmp_path: Path) -> None:
     async with shared(tmp_path) as by:
         await tell(by["ann"], "a question", "yes")
         await tell(by["bob"], "another question", "no")
-        assert (await by["eve"].invalidate("shop", all=True)).removed == 2
+        for fields in ({"all": True}, {"radius": {"prompt": "a question", "min_similarity": 0.9}}):
+            seen_by = {
+                name: await by[name].invalidate("shop", dry_run=True, **fields) for name in ("eve", "ann", "boss")
+            }
+            assert not seen_by["eve"].removed, "a dry run would tell what others asked"
+            assert seen_by["ann"].removed == len(seen_by["ann"].entry_ids) == 1
+            assert seen_by["boss"].removed == (2 if "all" in fields else 1)
+        gone = await by["eve"].invalidate("shop", all=True)
+        assert (gone.removed, list(gone.entry_ids)) == (0, [])
         assert [await seen(by[name], "a question") for name in by] == [""] * len(by)
         view = by["ann"].runtime.decider.answers.view
         assert (view.answers, view.size, view._scopes) == (0, 0, {})

@@ -400,6 +400,27 @@ def test_an_index_that_is_not_there_is_named(held_out: Path, tmp_path: Path) -> 
     assert "no index is here" in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_measured(held_out: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nothing_to_measure = ("--index", tmp_path / "none")
+    done = run_waypost("evaluate", "--references", held_out, *nothing_to_measure, "--output", tmp_path / "file")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}: no folder for a report can be made there (File exists)" in done.stderr
+
+
 def test_an_index_and_a_catalogue_are_one_too_many(rows_file: Path) -> None:
     with pytest.raises(InputError, match="give one of them"):
         run(plan(rows_file, index=True), Settings())
+
+
+def test_the_choice_that_is_measured_is_the_policys(starter_index: Path, held_out: Path) -> None:
+    rule = {"name": "hello", "when": 'prompt.startsWith("hello")', "pin": "large"}
+    settings_ = load_settings(None, {"index": {"path": starter_index}, "policy": {"rules": [rule]}})
+    without = load_settings(None, {"index": {"path": starter_index}})
+    chosen = [
+        run(Evaluation([held_out], index=True, resamples=0), one).parts[0].confusion for one in (without, settings_)
+    ]
+    moved = {label: {m: n - chosen[0][label].get(m, 0) for m, n in row.items()} for label, row in chosen[1].items()}
+    large = next(m for m in chosen[1] if "sol" in m)
+    assert [n for row in moved.values() for n in row.values() if n > 0] == [1.0]
+    assert any(row.get(large) == 1.0 for row in moved.values())

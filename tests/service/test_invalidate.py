@@ -196,3 +196,22 @@ async def test_what_takes_the_place_of_a_removed_answer_meanwhile_stays(tmp_path
         await asyncio.gather(first, *later)
         assert (await service.decide("a question", "s")).answer.content == "new"
         assert (await service.decide("another", "s")).answer.content == ""
+
+
+async def test_a_radius_also_covers_what_is_only_hit_exactly(tmp_path: Path) -> None:
+    turns = [("user", "hello"), ("assistant", "hi"), ("user", "alpha beta gamma")]
+    conversation = [types_pb2.Message(role=role, content=content) for role, content in turns]
+    tool = [*conversation[:2], types_pb2.Message(role="tool", content="gamma beta alpha")]
+    async with running(tmp_path) as service:
+        for fields in ({"messages": conversation}, {"messages": tool}, {"prompt": "make it shorter"}):
+            decision = await service.decide(scope="s", **fields)
+            assert (await service.report(decision, model=decision.plan.steps[0].model, source_tags=["a"])).stored
+        await service.put("alpha beta gamma", "yes", "s", source_tags=["b"])
+        await service.put("alpha beta gamma", "yes", "elsewhere")
+        radius = {"prompt": "beta alpha gamma", "min_similarity": 0.99}
+        assert (await service.invalidate("s", radius=radius, source_tags=["b"], dry_run=True)).removed == 1
+        assert (await service.invalidate("s", radius=radius, dry_run=True)).removed == 3
+        assert (await service.invalidate("s", radius=radius)).removed == 3
+        assert (await service.decide(scope="s", messages=conversation)).WhichOneof("outcome") == "plan"
+        assert (await service.decide("make it shorter", "s")).answer.content == "an answer"
+        assert (await service.decide("alpha beta gamma", "elsewhere")).answer.content == "yes"

@@ -324,8 +324,11 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("", "endpoints"),
-        ("[[endpoints]]\nmodel = 'small'\nbase_url = 'ftp://x'", "endpoints.0.base_url"),
-        ("[[endpoints]]\nmodel = 'small'\nbase_url = 'http://x'\ntemprature = 1", "endpoints.0.temprature"),
+        ("[[endpoints]]\nmodel = 'small'\nbase_url = 'ftp://x'", "endpoints[0].base_url: String should match pattern"),
+        (
+            "[[endpoints]]\nmodel = 'small'\nbase_url = 'http://x'\ntemprature = 1",
+            "endpoints[0].temprature: no such setting; see docs/labelling.md",
+        ),
         ("[[endpoints]]\nmodel = 'smal'\nbase_url = 'http://x'", "did you mean 'small'"),
         ("[[endpoints]]\nmodel = 'small'\nbase_url = 'http://x'\napi_key_env = 'NO_KEY'", "NO_KEY is not set"),
         ("[[endpoints]]\nmodel = 'small'\nbase_url = 'http://x'\n" * 2, "small-1 has two endpoints"),

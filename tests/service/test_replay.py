@@ -99,6 +99,8 @@ async def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     async with running(tmp_path, **ON) as service:
         with pytest.raises(InvalidRequest, match=r"settings: cache: only \[routing\]"):
             await replayed(service, settings="[cache]\nenabled = false")
+        with pytest.raises(InvalidRequest, match=r"settings: routing.falback: no such setting; see docs/operations.md"):
+            await replayed(service, settings="[routing]\nfalback = 'small'")
         with pytest.raises(InvalidRequest, match=r"routing\.neighbours"):
             await replayed(service, settings="[routing]\nneighbours = 'many'")
         with pytest.raises(InvalidRequest, match="fallback"):

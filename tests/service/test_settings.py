@@ -86,8 +86,9 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
             f"[auth.tokens.me]\ntoken = '{TOKEN}'\nscopes = ['a b']",
             "auth.tokens.me.scopes: no scope can be called 'a b'",
         ),
+        (f"[auth.tokens.me]\ntoken = '{TOKEN}'", "auth.tokens.me: scopes is empty, so this token may call nothing"),
         (
-            f"[auth.tokens.a]\ntoken = '{TOKEN}'\n[auth.tokens.b]\ntoken = '{TOKEN}'",
+            f"[auth.tokens.a]\ntoken = '{TOKEN}'\nadmin = true\n[auth.tokens.b]\nadmin = true\ntoken = '{TOKEN}'",
             "auth.tokens: a and b have the same",
         ),
         ("[server]\nlisten = ['tcp://host:1']", "server.listen: 'tcp://host:1': expected"),

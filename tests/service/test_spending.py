@@ -45,6 +45,20 @@ async def test_tokens_are_priced_by_the_catalogue(tmp_path: Path) -> None:
         assert found.models["small-1"].reported_cost_usd == pytest.approx(0.6)
 
 
+async def test_what_was_spent_is_the_sum_over_models_however_many_a_decision_called(tmp_path: Path) -> None:
+    async with running(tmp_path, **LARGE) as service:
+        made = await service.decide("add two small numbers")
+        first, second = (step.model for step in made.plan.steps[:2])
+        failed = types_pb2.OUTCOME_ERROR
+        await service.report(made, model=first, outcome=failed, fill_token="", usage=types_pb2.Usage(cost_usd=0.1))
+        await service.report(made, model=second, usage=types_pb2.Usage(input_tokens=1_000, output_tokens=1_000))
+        found = await stats(service)
+        each = [one.reported_cost_usd for one in found.models.values()]
+        assert min(each) > 0
+        assert found.reported_cost_usd == pytest.approx(sum(each))
+        assert found.cost_usd == pytest.approx(sum(each))
+
+
 async def test_a_cached_answer_costs_nothing_and_saves_the_baseline(tmp_path: Path) -> None:
     async with running(tmp_path, **LARGE) as service:
         await service.put("how do I reset my password", "x" * 4_000)

@@ -51,7 +51,12 @@ async def service(root: Path) -> AsyncIterator[Service]:
         ('{"temperature": 1.5, "top_p": 0.9}', 1.5),
         ('{"temperature": "1.5"}', 1.5),
         ('{"generation_config": {"temperature": 2}}', 2.0),
-        ('{"top_p": 0.9, "note": "temperature=3"}', None),
+        ('{"a": {"b": [{"Temperature": 2}]}}', 2.0),
+        ('{\\"temperature\\": 2}', 2.0),
+        ("temperature=0.2, then temperature = +1.5", 1.5),
+        ("--temperature 1.7", 1.7),
+        ("temperature=1,5", 1.5),
+        ("temperature=1,top_p=2", 1.0),
         ('{"temperature": null}', None),
         ("{'temperature': 1.1}", 1.1),
         ("temperature=1e1", 10.0),
@@ -91,6 +96,7 @@ async def test_each_scope_may_have_a_limit_of_its_own(root: Path) -> None:
 
 # ---- personal data ---------------------------------------------------------------------------------------------
 
+FULL_WIDTH = {ord("0") + digit: 0xFF10 + digit for digit in range(10)}
 # Keys are put together here, so that whoever searches the code for secrets finds none.
 PERSONAL = {
     "e-mail address": [
@@ -109,13 +115,28 @@ PERSONAL = {
         "0049 30 901820",
         "+4930901820",
         "020 7946 0958.",
+        "tel:+34912345678",
+        "my number is 2125550188",
+        "Mobile: 07700900123",
+        "01\u00a042\u00a068\u00a053\u00a000",
     ],
-    "card number": ["4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "pay with 6011000990139424."],
+    "card number": [
+        "4111 1111 1111 1111",
+        "5500-0000-0000-0004",
+        "378282246310005",
+        "pay with 6011000990139424.",
+        "4111.1111.1111.1111",
+        "4111\u00a01111\u00a01111\u00a01111",
+        "4111 1111 1111 1111".translate(FULL_WIDTH),
+    ],
     "account number": [
         "DE89 3704 0044 0532 0130 00",
         "GB29NWBK60161331926819",
         "account number: 12345678",
         "Sort code 12-34-56",
+        "de89 3704 0044 0532 0130 00",
+        "account no. 1234 5678",
+        "numéro de compte 12345678901",
     ],
     "identity number": ["078-05-1120"],
     "secret key": [
@@ -123,6 +144,9 @@ PERSONAL = {
         "sk-" + "proj-abcDEF1234567890abcdef",
         "ghp_" + "a1B2" * 9,
         "-----BEGIN RSA " + "PRIVATE KEY-----",
+        "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----",
+        "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "SG." + "aB3dE5fG7hI9jK1lM3nO5q" + ".aB3dE5fG7hI9jK1lM3nO5qaB3dE5fG7hI9jK1lM3nO5",
         "api_key = '" + "aB3dE5fG7hI9jK1lM3nO5'",
         ".".join(base64.urlsafe_b64encode(b'{"alg":"HS256"}').decode().rstrip("=") for _ in range(2)) + ".abcdefghij",
     ],
@@ -143,6 +167,8 @@ HARMLESS = [
     "0082c36261920243009a2d3ff995c789a9 and 00-4111111111111111-a",
     "the account of 2019 and the population of 8 123 456 000",
     "DE00 0000 0000 0000 0000 00",
+    "51 Franklin Street, Boston, MA 02110-1301",
+    "the largest number is 2147483647; order 100-200-3000",
 ]
 
 
@@ -393,13 +419,24 @@ BACK = [
     "in French?",
     "Und auf Deutsch?",
     "fix it",
+    "What about Germany?",
+    "And for dogs?",
+    "do the same for Germany",
+    "Can you elaborate?",
+    "Is it safe?",
+    "How much does it cost?",
+    "Who is he?",
+    "What does that mean?",
 ]
 FORWARD = [
     "How do I reset my password?",
     "Why is the sky blue?",
     "What is it like to live in Spain?",
     "translate 'good morning' to German",
-    "What about Bitcoin mining?",
+    "and operator",
+    "Is this app safe?",
+    "Is it 5 pm?",
+    "Is that Einstein?",
     "continue statement in Python",
     "Is it safe to eat raw eggs?",
     "Make a cake",

@@ -332,7 +332,7 @@ class GetStatsResponse(_message.Message):
     refused: _builtins.int
     """Requests refused because the queue was full. Only without a scope."""
     reported_cost_usd: _builtins.float
-    """USD reported as spent."""
+    """USD reported as spent, on all models together; tokens without a cost are priced by the catalogue."""
     cost_usd: _builtins.float
     """USD spent: as reported, else as expected."""
     baseline_cost_usd: _builtins.float
@@ -361,7 +361,7 @@ class GetStatsResponse(_message.Message):
 
     @_builtins.property
     def reports_by_outcome(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Reports by outcome ("ok", "error"...)."""
+        """First reports of a decision by outcome ("ok", "error"...); those of other steps are in `models`."""
 
     @_builtins.property
     def models(self) -> _containers.MessageMap[_builtins.str, Global___ModelStats]:

@@ -189,7 +189,7 @@ Global___InvalidateRequest: _TypeAlias = InvalidateRequest  # noqa: Y015
 
 @_typing.final
 class Radius(_message.Message):
-    """A neighbourhood of a text."""
+    """A neighbourhood of a text. Prompts that are only hit exactly are embedded when it is asked for: about 2 ms each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,7 +222,7 @@ class InvalidateResponse(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     ENTRY_IDS_FIELD_NUMBER: _builtins.int
     removed: _builtins.int
-    """How many."""
+    """How many, of those that the caller may see."""
     @_builtins.property
     def entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The first 1,000 of them."""

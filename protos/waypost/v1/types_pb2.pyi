@@ -395,7 +395,9 @@ class RouteControl(_message.Message):
     cost. Greater than 0.
     """
     expected_output_tokens: _builtins.int
-    """Expected length of the answer in tokens, for cost and latency. Absent: the service's setting. At most 1,000,000."""
+    """Expected length of the answer in tokens: for latency, the context window, and cost where the references know none.
+    Absent: the service's setting. 1 to 1,000,000.
+    """
     shape: Global___PlanShape.ValueType
     """The form of the plan. Default: SINGLE."""
     pin_model: _builtins.str

@@ -11,6 +11,7 @@ _OURS: Final = {"color": "#0072B2", "linewidth": 2.4, "zorder": 5}
 _FIXED: Final = {"color": "#E69F00", "linewidth": 1.6, "zorder": 3}
 _EXACT: Final = {"color": "#444444", "linewidth": 1.4, "linestyle": "--", "zorder": 2}
 _WRONG: Final = {"color": "#D55E00", "linewidth": 1.8, "zorder": 4}
+_LEAST: Final = 0.001
 _SHOWN: Final = 1.6  # how far the axis of errors reaches, as a multiple of the largest budget
 
 
@@ -35,7 +36,8 @@ def _hits_errors(found: Figures, budget: float) -> Any:
     """Return the figure of hits against wrong answers: each budget, and each fixed cosine."""
     figure, axes = figure_with_axes()
     ours = [(one.service.wrong, one.service.hits) for one in found.points]
-    most = _SHOWN * max([one.budget for one in found.points] + [budget, found.main.wrong])
+    allowed = [one for one in (budget, *(point.budget for point in found.points)) if one < 1]
+    most = min(_SHOWN * max([*allowed, found.main.wrong, _LEAST]), 1.0)
     fixed = sorted((wrong, hits) for _, hits, wrong in found.fixed)
     axes.plot(*zip(*fixed, strict=True), label="fixed cosine, every one tried", **_FIXED)
     if ours:

@@ -6,7 +6,7 @@ from typing import Final
 from service.evaluation.caching import plots
 from service.evaluation.caching.figures import Figures
 from service.evaluation.caching.page import page
-from service.evaluation.caching.report import Report, facts, heading, percent, rivals, usd
+from service.evaluation.caching.report import Report, explained, facts, heading, percent, rivals, usd
 from service.evaluation.output import drawn, write_report
 
 _CATEGORIES: Final = 12
@@ -26,7 +26,7 @@ def to_text(report: Report) -> str:
         _scopes(found),
         _categories(found),
         _refusals(found),
-        _worst(found),
+        _worst(found, report.budget),
     ]
     return "\n".join(line for part in parts for line in part).rstrip()
 
@@ -97,7 +97,7 @@ def _refusals(found: Figures) -> list[str]:
     return ["", "Near misses: what kept the likeliest answer from being served", drawn(heads, rows)]
 
 
-def _worst(found: Figures) -> list[str]:
+def _worst(found: Figures, budget: float) -> list[str]:
     if not found.worst:
         return []
     lines = ["", "The worst wrong hits, those first of which the service was surest"]
@@ -105,11 +105,12 @@ def _worst(found: Figures) -> list[str]:
         sure = f", probability {one.probability:.4f}" if one.probability is not None else ""
         lines += [
             f"  cosine {one.cosine:.3f}{sure}",
-            f"    asked   {_cut(one.prompt)}",
-            f"    served  {_cut(one.matched)}",
-            f"    right   {_cut(one.wanted)}",
-            f"    got     {_cut(one.got)}",
+            f"    asked     {_cut(one.prompt)}",
+            f"    served    {_cut(one.matched)}",
+            f"    right     {_cut(one.wanted)}",
+            f"    got       {_cut(one.got)}",
         ]
+        lines += [f"    {name:<9} {_cut(text)}" for name, text in explained(one.passed, budget)]
     return lines
 
 
