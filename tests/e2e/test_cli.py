@@ -69,9 +69,8 @@ name = "trial"
 arms = [{name = "all", share = 1.0}]
 """
     with serving(starter_index, tmp_path, rule) as server:
-        said = done(
-            "decide", "--address", server.address, "--explain", "prove that sqrt 2 is irrational and generalise"
-        )
+        hard = "Prove that the square root of two is irrational, then generalise the proof to every prime."
+        said = done("decide", "--address", server.address, "--explain", hard)
         lines = said.splitlines()
         assert "rule       in two steps" in lines
         assert "arm        trial/all" in lines
@@ -79,7 +78,7 @@ arms = [{name = "all", share = 1.0}]
         assert "shape      cascade" in lines
         assert "enough from a score of 0." in lines[1]
         client = Client(server.address)
-        response = client.decide("prove that sqrt 2 is irrational and generalise", explain=True)
+        response = client.decide(hard, explain=True)
         client.close()
     assert f"{response.plan.steps[0].model} " in lines[1]
 
