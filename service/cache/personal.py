@@ -27,6 +27,8 @@ _NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .\-])\d
 # Without a country code a number must be written as one: in groups, and beginning with a 0 or with brackets.
 # Five digits and four are a postal code (US): "Boston, MA 02110-1301" ends every copy of an old licence.
 _NATIONAL = re.compile(r"(?!\d{5}-\d{4}\Z)(?:0\d|\(\d{1,5}\)|0/)")
+# "03/2014 - 10/2015" stands in every curriculum vitae.
+_MONTH = re.compile(r"(?<!\d)(?:0?[1-9]|1[0-2])[./\-](?:19|20)\d\d(?!\d)")
 # What is called a phone's may be written in any way.
 _NAMED_PHONE = re.compile(
     r"(?<!\w)(?:(?:tele)?phone|tel|telefon|téléphone|mobile|handy|cell|fax|whatsapp|call|text|sms"
@@ -216,7 +218,7 @@ class _Phones:
             return _is_possible(f"+{found[2:]}" if found.startswith("00") else found)
         if "US" in self._regions and _NORTH_AMERICAN.match(found):
             return True
-        if self._left <= 0 or found.isdigit() or not _NATIONAL.match(found):
+        if self._left <= 0 or found.isdigit() or not _NATIONAL.match(found) or _MONTH.search(found):
             return False
         self._left -= 1
         return any(_is_valid(found, region) for region in self._regions)

@@ -160,6 +160,7 @@ HARMLESS = [
     "192.168.100.200, version 1.2.3-4.5.6, ISBN 978-3-16-148410-0",
     "coordinates (52.520008, 13.404954)",
     "from 2019-2020 to 2021-2022, 2023 2024 2025 2026",
+    "03/2014 - 10/2015 picker, 11/2015 - 02/2019 driver",
     "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16",
     "UUID 123e4567-e89b-12d3-a456-426614174000",
     "password = os.environ['PASSWORD']; api_key = get_key_from_environment()",
