@@ -92,7 +92,7 @@ class Decider:
         generation, now = self.generation, self.answers.clock.now()
         timings = Timings(admit=perf_counter() - started)
         mark = perf_counter()
-        prompt = normalise(request)
+        prompt = keyed(request)
         request, trace = self.policy.admit(request, prompt, generation)
         timings.normalise = perf_counter() - mark
         decision = Decision(new_id(), request, prompt, generation.id, now, timings, trace=trace)
@@ -106,6 +106,7 @@ class Decider:
                 self._count(decision)
                 return _timed(decision, started)
 
+        prompt = decision.prompt = understood(prompt, request)
         found = NOTHING_FOUND
         try:
             embedded = await self._embed(request, prompt, generation, deadline, semantic=caching)
@@ -395,12 +396,21 @@ def _timed(decision: Decision, started: float) -> Decision:
 
 def normalise(request: Request) -> Prompt:
     """Return the canonical text of a request, its key, and what else the stages ask of it."""
+    return understood(keyed(request), request)
+
+
+def understood(prompt: Prompt, request: Request) -> Prompt:
+    """Return a prompt with why it is hit exactly or not at all, if so: what an exact hit need not know."""
+    if request.role == "tool":
+        return replace(prompt, exact_only="tool_turn")
+    return replace(prompt, exact_only="refers_back") if refers_back(prompt.text) else prompt
+
+
+def keyed(request: Request) -> Prompt:
+    """Return the canonical text of a request and its key."""
     text = canonical(request.text)
-    exact_only = "tool_turn" if request.role == "tool" else "refers_back" if refers_back(text) else ""
     if request.context is None and not request.history and request.role == "user":
-        return Prompt(
-            text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text), exact_only=exact_only
-        )
+        return Prompt(text, answer_key(request.scope, EMPTY_CONTEXT, text), size=len(request.text))
     context = request.context or Context()
     # What a tool said is not what a user says, be it the same text; no turn of the history can have such a role.
     asked_by = () if request.role == "user" else (Message(f"last:{request.role}", ""),)
@@ -414,7 +424,6 @@ def normalise(request: Request) -> Prompt:
         + len(context.system_prompt)
         + len(context.tools)
         + sum(len(turn.content) for turn in request.history),
-        exact_only=exact_only,
     )
 
 

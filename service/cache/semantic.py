@@ -19,7 +19,7 @@ from service.settings import CacheSettings
 # Near enough to be worth telling the caller, though not to be served.
 _CANDIDATE_MARGIN = 0.1
 # Entries whose prompts stay read, about 2 KB each: those that are looked at again and again.
-_KEPT: Final = 4_096
+_KEPT: Final = 8_192
 
 
 class Judge:
