@@ -129,7 +129,6 @@ class Decider:
             timings.verify = perf_counter() - mark
             if decision.hit is not None:
                 return _timed(decision, started)
-
         else:
             self._note_refusal(decision)
 
