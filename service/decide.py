@@ -46,7 +46,7 @@ from service.spending import Accounts
 # Left of a deadline for everything after the embedding, response included: a tenth, but never less than this.
 _LEAST_MARGIN_S = 0.005
 # Answers of which all but the text is remembered once for all decisions that served them, about 300 bytes each.
-_MOST_BARE = 10_000
+_MOST_BARE = 2_048
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error: the decision is made without an embedding
