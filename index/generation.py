@@ -122,10 +122,6 @@ class Generation:
         """The id of the model with the best mean score over all references."""
         return self.catalogue.models[int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))].id
 
-    def listed_costs(self, input_tokens: float, output_tokens: float) -> NDArray[np.float64]:
-        """Return what a call of every model costs by the catalogue's prices, in USD: shape (models,)."""
-        return np.array([model.cost_usd(input_tokens, output_tokens) for model in self.catalogue.models])
-
 
 def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:
     """Return scores of shape (references, models of the catalogue), NaN where not known.

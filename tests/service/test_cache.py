@@ -14,7 +14,7 @@ from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
 from index.store import Change, Kind, MemoryStore
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, to_status
-from tests.service.kit import Service, build, running
+from tests.service.kit import Service, running
 
 Mode = types_pb2.CacheMode
 BASE = "what is the capital of the country"  # any order of these words has the same vector
@@ -23,13 +23,6 @@ SAME = "the country of what capital is the"
 
 def cache(**fields: Any) -> types_pb2.CacheControl:
     return types_pb2.CacheControl(**fields)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build(folder)
-    return folder
 
 
 @pytest.fixture

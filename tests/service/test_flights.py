@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from waypost.v1 import router_pb2, types_pb2
 from index.errors import StoreFullError
 from index.store import MemoryStore
 from service.cache import flights as module
-from tests.service.kit import Service, build, running
+from tests.service.kit import Service, running
 from tests.service.test_answers import SlowStore
 
 PROMPT, SAME, OTHER = "where is my parcel now", "now where is my parcel", "how do I bake bread"
@@ -24,19 +24,6 @@ def waiting(seconds: float = 30, **options: Any) -> dict[str, Any]:
     wait = Duration()
     wait.FromMilliseconds(int(seconds * 1_000))
     return {"cache": types_pb2.CacheControl(wait=wait, **options)}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("index")
-    build(root)
-    return root
-
-
-@pytest.fixture
-async def service(root: Path) -> AsyncIterator[Service]:
-    async with running(root) as service:
-        yield service
 
 
 def ask(service: Service, prompts: Sequence[str], **fields: Any) -> list["asyncio.Task[router_pb2.DecideResponse]"]:

@@ -19,13 +19,6 @@ WORDS = ("blue", "whale", "garden", "copper", "violin", "harbour")
 ORDERS = [" ".join(words) for words in permutations(WORDS)]  # all have the same vector
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build(folder)
-    return folder
-
-
 def budget(share: float) -> types_pb2.CacheControl:
     return types_pb2.CacheControl(error_budget=share)
 

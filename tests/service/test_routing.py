@@ -33,13 +33,6 @@ def route(**fields: Any) -> types_pb2.RouteControl:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def generation(root: Path) -> Generation:
     return load_generation(current_generation(root))
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,6 @@ from service.settings import CacheSettings, CategorySettings, ScopeSettings
 from tests.service.kit import REFERENCES, Service, build, running
 
 REGIONS = CacheSettings().phone_regions
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("index")
-    build(root)
-    return root
-
-
-@pytest.fixture
-async def service(root: Path) -> AsyncIterator[Service]:
-    async with running(root) as service:
-        yield service
 
 
 # ---- temperature -----------------------------------------------------------------------------------------------
