@@ -310,9 +310,8 @@ class Decider:
 
     def _known(self, decision: Decision, result: Estimated, generation: Generation) -> tuple[Known, Generation, float]:
         """Return what the policy chooses by."""
-        reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
         writes = decision.request.route.output_tokens or self.settings.routing.output_tokens
-        known = Known(result.estimates, result.confidence, Reason.DEGRADED if decision.degraded else reason)
+        known = Known(result.estimates, result.confidence, Reason.DEGRADED if decision.degraded else result.reason)
         return known, generation, decision.prompt.input_tokens + writes
 
     async def _wait(self, decision: Decision, deadline: float | None) -> None:

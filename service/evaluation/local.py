@@ -19,7 +19,7 @@ from service.lookup import Ask, search
 from service.policy.policy import Policy
 from service.requests import Decision, Reason, Request, Timings
 from service.routing.choose import Known, fallback_model
-from service.routing.estimate import Asked, Estimated, estimate
+from service.routing.estimate import Asked, estimate
 from service.routing.plan import shaped
 from service.settings import Settings
 
@@ -57,8 +57,9 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, settings: Setti
                 generation, near, (), asked, evidence=routing.evidence, min_similarity=routing.min_similarity
             )
             decision = Decision("", request, prompt, generation.id, 0.0, Timings(), voters=result.voters)
-            known = _known(result), generation, prompt.input_tokens + routing.output_tokens
-            plan = shaped(*policy.preview(decision, *known), policy.team(generation))
+            known = Known(result.estimates, result.confidence, result.reason)
+            tokens = prompt.input_tokens + routing.output_tokens
+            plan = shaped(*policy.preview(decision, known, generation, tokens), policy.team(generation))
             quality[row] = [result.estimates[i].quality for i in column]
             cost[row] = [result.estimates[i].cost_usd for i in column]
             chosen[row] = place[plan.steps[0].model] if plan.steps else -1
@@ -72,8 +73,3 @@ def answer(rows: Rows, vectors: Vectors, generation: Generation, settings: Setti
 def texts(references: Sequence[Reference]) -> list[str]:
     """Return what is embedded for every reference when it is asked: as the service normalises it."""
     return [normalise(Request("", r.prompt, r.messages[:-1])).text for r in references]
-
-
-def _known(result: Estimated) -> Known:
-    reason = Reason.NEIGHBOURS if result.voters is not None else Reason.FALLBACK
-    return Known(result.estimates, result.confidence, reason)

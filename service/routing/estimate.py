@@ -18,7 +18,7 @@ from index.generation import Generation, score_matrix
 from index.records import Reference
 from index.ridge import Floats
 from service.lookup import Found
-from service.requests import Estimate, Voters
+from service.requests import Estimate, Reason, Voters
 
 # A prompt less like the references than 99 % of them are like each other is of another kind.
 _FAMILIAR: Final = 0.01
@@ -36,6 +36,11 @@ class Estimated:
     estimates: tuple[Estimate, ...]
     voters: Voters | None
     confidence: float
+
+    @property
+    def reason(self) -> Reason:
+        """What a choice by these estimates rests on."""
+        return Reason.FALLBACK if self.voters is None else Reason.NEIGHBOURS
 
 
 @dataclass(frozen=True, slots=True)
