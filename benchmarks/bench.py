@@ -52,7 +52,7 @@ class Bench:
     Args:
         work: a folder for everything that is made on the way.
         sizes: how much to measure.
-        prompts_file: prompts to use in place of the generated ones.
+        files: of prompts to use in place of the generated ones, as many of each.
         fp32: folder of the encoder in fp32, for the row that compares with it.
         peers: the Python that has the peers installed, for the rows that compare with them.
     """
@@ -61,14 +61,13 @@ class Bench:
         self,
         work: Path,
         sizes: Sizes = FULL,
-        prompts_file: Path | None = None,
+        files: Sequence[Path] = (),
         fp32: Path | None = None,
         peers: Path | None = None,
     ) -> None:
         self.work, self.sizes, self.fp32, self.peers = work, sizes, fp32, peers
         needed = max(sizes.cold, 2 * sizes.stored, 256)
-        self.prompts, self.data = prompts.load(prompts_file, needed)
-        self._prompts_file = prompts_file
+        self.prompts, self.data = prompts.load(files, needed)
 
     @functools.cached_property
     def cold(self) -> Path:

@@ -109,20 +109,26 @@ def read(path: Path) -> list[str]:
     """Return the different prompts of a file, each once.
 
     Args:
-        path: JSON lines with `prompt` or `text`, or one plain prompt a line; may be gzipped.
+        path: JSON lines with `query`, `prompt` or `text`, or one plain prompt a line; may be gzipped.
     """
-    return list(dict.fromkeys(text for row in _rows(path) if (text := row.get("prompt") or row.get("text"))))
+    return list(
+        dict.fromkeys(text for row in _rows(path) if (text := row.get("query") or row.get("prompt") or row.get("text")))
+    )
 
 
-def load(path: Path | None, count: int, seed: int = 0) -> tuple[list[str], str]:
-    """Return `count` prompts, generated or from a file, and a line that says which."""
-    if path is None:
+def load(files: Sequence[Path], count: int, seed: int = 0) -> tuple[list[str], str]:
+    """Return `count` prompts, generated or from files, and a line that says which: as many of each as it has."""
+    if not files:
         return generate(count, seed), GENERATED.format(seed=seed)
-    found = read(path)
-    if len(found) < count:
-        raise SystemExit(f"{path}: {len(found)} different prompts, {count} are needed")
-    random.Random(seed).shuffle(found)
-    return found[:count], f"{path.name}, {len(found)} different prompts"
+    rng, found = random.Random(seed), [read(path) for path in files]
+    for one in found:
+        rng.shuffle(one)
+    share = next((n for n in range(count + 1) if sum(min(n, len(one)) for one in found) >= count), None)
+    if share is None:
+        raise SystemExit(f"{', '.join(map(str, files))}: {sum(map(len, found))} different prompts, {count} are needed")
+    mixed = [text for one in found for text in one[:share]]
+    rng.shuffle(mixed)
+    return mixed[:count], f"up to {share} each of {', '.join(path.name for path in files)}"
 
 
 def write(path: Path, prompts: Sequence[str]) -> Path:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = QUICK if options.quick else FULL
         if options.repeats:
             sizes = replace(sizes, repeats=options.repeats)
-        bench = Bench(Path(work), sizes, options.prompts, options.fp32, options.peers)
+        bench = Bench(Path(work), sizes, options.prompts or (), options.fp32, options.peers)
         rows = [row for measure in _distinct(names) for row in _said(measure, bench) if row.number in names]
         found = [_table_said(name, bench) for name in TABLES if name in names]
     result = {
@@ -94,7 +94,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", action="append", choices=[*ROWS, *TABLES], metavar="ROW", help=f"{', '.join((*ROWS, *TABLES))}"
     )
     parser.add_argument("--repeats", type=int, help="of each measurement")
-    parser.add_argument("--prompts", type=Path, help="prompts to use: JSON lines or one a line; may be gzipped")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="prompts to use: JSON lines or one a line, may be gzipped; given several times, as many of each file",
+    )
     parser.add_argument("--fp32", type=Path, help="the encoder exported with --precision fp32, for row 6")
     parser.add_argument("--peers", type=Path, help="the Python of an environment with the peers, for rows 7a and 7b")
     parser.add_argument("--output", type=Path, help="folder for the results; default: benchmarks/results, if complete")
