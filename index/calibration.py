@@ -6,6 +6,7 @@ about 70 % succeed. `Correction` is part of an estimator; `learn_correction` and
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -44,9 +45,15 @@ class Correction:
 
     def _shift(self, quality: Floats) -> Floats:
         """Return the shift of every quality (n, m), straight between the knots and level beyond them."""
-        left, widths = self.knots[:, :-1], np.maximum(self.knots[:, 1:] - self.knots[:, :-1], np.float32(SMALL))
+        left, widths, steps = self._steps
         passed = np.minimum(np.maximum((quality[:, :, None] - left) / widths, 0), 1)
-        return np.asarray(self.shifts[:, 0] + (passed * (self.shifts[:, 1:] - self.shifts[:, :-1])).sum(axis=2))
+        return np.asarray(self.shifts[:, 0] + (passed * steps).sum(axis=2))
+
+    @cached_property
+    def _steps(self) -> tuple[Floats, Floats, Floats]:
+        """Between every two knots: where it begins, how far it is, and by how much the shift changes."""
+        widths = np.maximum(self.knots[:, 1:] - self.knots[:, :-1], np.float32(SMALL))
+        return self.knots[:, :-1], widths, self.shifts[:, 1:] - self.shifts[:, :-1]
 
 
 def learn_correction(residuals: Floats, scores: Floats, mean: Floats) -> Correction:

@@ -47,27 +47,39 @@ _REMEDY: Final = "build it anew with `waypost build-index`"
 class Neighbours:
     """The nearest references of prompts, nearest first.
 
-    `similarities` (b, k) are cosines, -inf where there is no such neighbour; `scores` (b, k, m) are NaN where a model
-    was not tried; `weights` (b, k) are 1 for a reference that counts in full, less for one that is doubted or old.
+    `similarities` (b, k) are cosines, -inf where there is no such neighbour. Of every model `known` (b, k, m) is 1
+    where it was tried, else 0, and `residuals` (b, k, m) are what it scored above its mean, 0 where not known.
     """
 
     similarities: Floats
-    scores: Floats
-    weights: Floats | None = None
+    known: Floats
+    residuals: Floats
 
     @classmethod
-    def gather(cls, rows: Ints, similarities: Floats, scores: Floats) -> Self:
+    def gather(cls, rows: Ints, similarities: Floats, experience: Floats) -> Self:
         """Return the neighbours that a search found.
 
         Args:
             rows: shape (b, k), -1 where there is none.
             similarities: shape (b, k).
-            scores: of all references, shape (n, m).
+            experience: of all references, as the function of this name returns it.
         """
-        found = scores[rows]
-        if (missing := rows < 0).any():
-            found[missing] = np.nan
-        return cls(similarities, found)
+        found, m = experience[rows], experience.shape[1] // 2
+        return cls(similarities, found[:, :, :m], found[:, :, m:])
+
+
+def experience(scores: Floats, mean: Floats) -> Floats:
+    """Return what is `known` of references and their `residuals` side by side, with a row of nothing behind the last.
+
+    Args:
+        scores: of all references, shape (n, m), NaN where a model was not tried.
+        mean: of every model's scores, shape (m,).
+    """
+    found = np.zeros((len(scores) + 1, 2 * len(mean)), np.float32)
+    tried = ~np.isnan(scores)
+    found[:-1, : len(mean)] = tried
+    found[:-1, len(mean) :] = np.where(tried, scores - mean, 0)
+    return found
 
 
 class Expected(NamedTuple):
@@ -149,13 +161,13 @@ class Estimator:
         """
         m = len(self.mean)
         shown = np.minimum(np.maximum(surface(texts), self.surface_range[0]), self.surface_range[1])
-        shown[[not text for text in texts]] = self.surface_range.mean(axis=0)
+        if not all(texts):
+            shown[[not text for text in texts]] = self.surface_range.mean(axis=0)
         raw = np.concatenate((vectors, shown), axis=1) @ self.head + self.offset
-        known, residuals = known_residuals(near, self.mean)
         # Residuals and their differences to the base are looked at together: small arrays cost by the call.
         means, errors = _mean_and_error(
-            np.concatenate((residuals, residuals - residuals[:, :, base, None]), axis=2),
-            np.concatenate((known, known * (known[:, :, base, None] > 0)), axis=2),
+            np.concatenate((near.residuals, near.residuals - near.residuals[:, :, base, None]), axis=2),
+            np.concatenate((near.known, near.known * near.known[:, :, base, None]), axis=2),
             np.concatenate((self.variance, self.gain_variance[base])),
         )
         local, error, gain_error = means[:, :m], errors[:, :m], errors[:, m:]
@@ -163,7 +175,7 @@ class Estimator:
         expected = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
         quality = with_length(expected, length_effect(shown, self.surface_range, familiarity) * self.length, self.mean)
         if any_same(near):
-            pull, doubt = pull_of_same(quality - self.mean, residuals, known, near.similarities)
+            pull, doubt = pull_of_same(near, quality - self.mean)
             quality = quality + self.same * pull
             error, gain_error = (one * (1 - self.same + self.same * doubt) for one in (error, gain_error))
         # More than 0 for models that some reference speaks for, else 0: a plan goes on to the former only, and
@@ -231,19 +243,9 @@ _CORRECTION: Final = tuple(f.name for f in fields(Correction))
 _OWN: Final = tuple(f.name for f in fields(Estimator) if f.name != "correction")
 
 
-def known_residuals(near: Neighbours, mean: Floats) -> tuple[Floats, Floats]:
-    """Return how much each neighbour counts for each model and its residual, 0 where not known, (b, k, m) each."""
-    residuals = near.scores - mean
-    holes = np.isnan(residuals)
-    residuals[holes] = 0
-    known = (~holes).astype(np.float32)
-    return known if near.weights is None else known * near.weights[:, :, None], residuals
-
-
-def neighbourhood(near: Neighbours, mean: Floats, variance: Floats) -> Floats:
+def neighbourhood(near: Neighbours, variance: Floats) -> Floats:
     """Return the neighbourhood's mean residual for every model, shrunk towards none, shape (b, m)."""
-    known, residuals = known_residuals(near, mean)
-    return _mean_and_error(residuals, known, variance)[0]
+    return _mean_and_error(near.residuals, near.known, variance)[0]
 
 
 def stacked_neighbours(local: Floats, stack: Floats) -> Floats:
@@ -257,18 +259,14 @@ def any_same(near: Neighbours) -> bool:
     return bool((near.similarities[:, :1] > _SAME).any())
 
 
-def pull_of_same(expected: Floats, residuals: Floats, known: Floats, similarities: Floats) -> tuple[Floats, Floats]:
-    """Return what references to the same prompt add to expected residuals, and how much of the error they leave.
+def pull_of_same(near: Neighbours, expected: Floats) -> tuple[Floats, Floats]:
+    """Return what references to the same prompt add to expected residuals (b, m), and how much of the error they leave.
 
-    Args:
-        expected: shape (b, m).
-        residuals: of the neighbours, shape (b, k, m).
-        known: how much each counts, shape (b, k, m).
-        similarities: shape (b, k).
+    Both have the shape (b, m).
     """
-    same = known * np.maximum((similarities - _SAME) / (1 - _SAME), 0)[:, :, None]
+    same = near.known * np.maximum((near.similarities - _SAME) / (1 - _SAME), 0)[:, :, None]
     count = same.sum(axis=1)
-    return ((same * residuals).sum(axis=1) - count * expected) / (1 + count), 1 / (1 + count)
+    return ((same * near.residuals).sum(axis=1) - count * expected) / (1 + count), 1 / (1 + count)
 
 
 def closeness(similarities: Floats) -> Floats:

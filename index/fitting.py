@@ -21,8 +21,8 @@ from index.estimator import (
     Neighbours,
     any_same,
     closeness,
+    experience,
     familiarity_of,
-    known_residuals,
     length_effect,
     neighbourhood,
     pull_of_same,
@@ -81,8 +81,8 @@ def fit(
     expected, weights = ridge(x, scores[sample] - mean, compare=scores.shape[1] > 1)
     stacked = sample[:_STACK_SAMPLE]
     rows, similarities = _leave_one_out(vectors, stacked, progress)
-    near = Neighbours.gather(rows, similarities, scores)
-    local = neighbourhood(near, mean, variance)
+    near = Neighbours.gather(rows, similarities, experience(scores, mean))
+    local = neighbourhood(near, variance)
     parts = (expected[: len(stacked)], local)
     level, contrast = stack(parts, scores[stacked] - mean)
     familiar = _quantiles(closeness(similarities))
@@ -106,7 +106,7 @@ def fit(
         head=head,
         surface_range=design.surface_range,
         stack=np.array((level[1], contrast[1]), np.float32),
-        same=_trust_in_same(near, quality - mean, scores[stacked] - mean, mean),
+        same=_trust_in_same(near, quality - mean, scores[stacked] - mean),
         length=length,
         familiar=familiar,
         reliability=_reliability(parts, by_length * length, scores[stacked], mean),
@@ -172,7 +172,7 @@ class _Design:
         return folded, -(np.concatenate((self.centre, self.surface_mean)) @ folded)
 
 
-def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats, mean: Floats) -> Floats:
+def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats) -> Floats:
     """Return how much a reference that is nearly the prompt itself is believed, 0 to 1: by what it would have helped.
 
     Where prompts that look the same do not fare the same, as in pairs that differ by the one word that matters, not at
@@ -180,8 +180,7 @@ def _trust_in_same(near: Neighbours, expected: Floats, targets: Floats, mean: Fl
     """
     if not any_same(near):
         return np.ones((), np.float32)
-    known, residuals = known_residuals(near, mean)
-    pull = pull_of_same(expected, residuals, known, near.similarities)[0]
+    pull = pull_of_same(near, expected)[0]
     missing = np.where(np.isnan(targets), 0, targets - expected)
     pull = np.where(np.isnan(targets), 0, pull)
     trust = (float((missing * pull).sum()) + _SAME_PRIOR) / (float((pull * pull).sum()) + _SAME_PRIOR)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from index.acceptor import Acceptor
 from index.catalogue import Catalogue, parse_catalogue
 from index.errors import GenerationError
-from index.estimator import Estimator
+from index.estimator import Estimator, experience
 from index.records import Reference
 from index.references import read_references
 from index.vectors import Partition, Vectors
@@ -88,6 +88,11 @@ class Generation:
     def scores(self) -> NDArray[np.float32]:
         """Score of every model for every reference: shape (references, models), NaN where not known."""
         return score_matrix(self.references, self.catalogue)
+
+    @cached_property
+    def experience(self) -> NDArray[np.float32]:
+        """What every reference says of every model, as the estimator reads it: see `index.estimator.experience`."""
+        return experience(self.scores, self.estimator.mean)
 
     @cached_property
     def costs(self) -> NDArray[np.float32]:

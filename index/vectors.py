@@ -180,7 +180,8 @@ class Partition:
         scores, places = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
         found = ids[places]
         order = np.lexsort((found, -scores))
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+        each = np.arange(len(queries))[:, None]
+        return scores[each, order], found[each, order]
 
     def _likely(self, query: Vectors, left: int) -> NDArray[np.int64]:
         """Return the positions of the vectors whose signs differ least from a query's."""

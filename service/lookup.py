@@ -88,7 +88,7 @@ def search(asks: Sequence[Ask], vectors: Vectors) -> list[Found]:
 def _predict(generation: Generation, asks: Sequence[Ask], vectors: Vectors) -> Iterator[tuple[Ids, Vectors, Expected]]:
     """Return rows and cosines of each prompt's nearest references, and what they let one expect."""
     similarities, rows = generation.partition.search(vectors, min(NEIGHBOURS, len(generation.references)))
-    near = Neighbours.gather(rows, similarities, generation.scores)
+    near = Neighbours.gather(rows, similarities, generation.experience)
     predicted = generation.estimator.predict(vectors, [ask.text for ask in asks], near, asks[0].base)
     return zip(rows, similarities, predicted.each(), strict=True)
 

@@ -33,7 +33,7 @@ def reference_gains(generation: Generation, strong: Collection[str]) -> list[flo
     others = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, : k - 1]
     rows, similarities = np.take_along_axis(rows, others, axis=1), np.take_along_axis(similarities, others, axis=1)
     texts = [canonical(generation.references[row].prompt) for row in own.tolist()]
-    near = Neighbours.gather(rows, similarities, generation.scores)
+    near = Neighbours.gather(rows, similarities, generation.experience)
     quality = generation.estimator.predict(vectors, texts, near).quality
     is_strong = np.array([model in strong for model in generation.catalogue.ids])
     gains: list[float] = (quality[:, is_strong].max(axis=1) - quality[:, ~is_strong].max(axis=1)).tolist()

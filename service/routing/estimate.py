@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from index.estimator import Expected, Neighbours
+from index.estimator import Expected, Neighbours, experience
 from index.generation import Generation, score_matrix
 from index.records import Reference
 from index.ridge import Floats
@@ -88,10 +88,10 @@ def estimate(
 def _with_live(generation: Generation, voters: Voters, asked: Asked) -> Expected:
     """Return the prediction once more, with live references among the neighbours."""
     heard = score_matrix([reference for _, reference in voters.live], generation.catalogue)
-    scores = np.concatenate((generation.scores[voters.rows], heard))
-    order = voters.order()
-    near = Neighbours(voters.every_similarity()[order][None], scores[order][None])
-    return next(generation.estimator.predict(asked.vector[None], [asked.text], near, asked.base).each())
+    known = np.concatenate((generation.scores[voters.rows], heard))
+    estimator, order = generation.estimator, voters.order()
+    near = Neighbours.gather(order[None], voters.every_similarity()[order][None], experience(known, estimator.mean))
+    return next(estimator.predict(asked.vector[None], [asked.text], near, asked.base).each())
 
 
 def _estimates(generation: Generation, expected: Expected, asked: Asked, evidence: float) -> tuple[Estimate, ...]:

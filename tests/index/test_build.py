@@ -262,7 +262,7 @@ def test_odd_labels_are_built_and_estimated_from(tmp_path: Path, name: str) -> N
     generation = load_generation(current_generation(tmp_path))
     vectors = ENCODER.encode(ENCODER.tokenise(["prompt 7", "else"]))
     similarities, rows = generation.partition.search(vectors, min(NEIGHBOURS, len(generation.references)))
-    near = Neighbours.gather(rows, similarities, generation.scores)
+    near = Neighbours.gather(rows, similarities, generation.experience)
     found = generation.estimator.predict(vectors, ["prompt 7", "else"], near)
     for values in (found.quality, found.error, found.gain_error):
         assert np.isfinite(values).all()

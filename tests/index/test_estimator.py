@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from index.calibration import _isotonic
 from index.errors import GenerationError
-from index.estimator import NEIGHBOURS, Estimator, Neighbours, Prediction
+from index.estimator import NEIGHBOURS, Estimator, Neighbours, Prediction, experience
 from index.features import SURFACE, surface
 from index.fitting import fit
 from index.ridge import Doubles, Floats
@@ -43,10 +43,10 @@ def world(n: int, seed: int = 0, models: int = 3) -> tuple[Floats, list[str], Fl
     return vectors, texts, scores, costs
 
 
-def near(queries: Floats, vectors: Floats, scores: Floats) -> Neighbours:
+def near(estimator: Estimator, queries: Floats, vectors: Floats, scores: Floats) -> Neighbours:
     cosines = queries @ vectors.T
     rows = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
-    return Neighbours.gather(rows, np.take_along_axis(cosines, rows, axis=1), scores)
+    return Neighbours.gather(rows, np.take_along_axis(cosines, rows, axis=1), experience(scores, estimator.mean))
 
 
 def predicted(
@@ -54,7 +54,7 @@ def predicted(
 ) -> Prediction:
     """Return predictions for fresh prompts of the same world."""
     queries, texts, _, _ = world(asked, seed=1, models=references[2].shape[1])
-    return estimator.predict(queries, texts, near(queries, references[0], references[2]), base)
+    return estimator.predict(queries, texts, near(estimator, queries, references[0], references[2]), base)
 
 
 def sound(prediction: Prediction) -> bool:
@@ -116,7 +116,8 @@ def test_models_without_costs_and_free_models_stay_what_they_are() -> None:
 def test_a_prompt_far_from_all_references_is_not_familiar() -> None:
     vectors, texts, scores, costs = world(300)
     far = -unit(vectors.mean(axis=0, keepdims=True).astype(np.float64))
-    prediction = fit(vectors, texts, scores, costs).predict(far, ["elsewhere"], near(far, vectors, scores))
+    estimator = fit(vectors, texts, scores, costs)
+    prediction = estimator.predict(far, ["elsewhere"], near(estimator, far, vectors, scores))
     assert prediction.familiarity[0] == 0
     assert sound(prediction)
 
@@ -129,17 +130,18 @@ def test_prompts_like_the_references_are_familiar() -> None:
 def test_few_references_call_nothing_unfamiliar() -> None:
     vectors, texts, scores, costs = world(50)
     far = -unit(vectors.mean(axis=0, keepdims=True).astype(np.float64))
-    prediction = fit(vectors, texts, scores, costs).predict(far, ["elsewhere"], near(far, vectors, scores))
+    estimator = fit(vectors, texts, scores, costs)
+    prediction = estimator.predict(far, ["elsewhere"], near(estimator, far, vectors, scores))
     assert prediction.familiarity[0] == 1
 
 
 def test_a_reference_to_the_same_prompt_speaks_for_it() -> None:
     vectors, texts, scores, costs = world(600)
     estimator, asked = fit(vectors, texts, scores, costs), vectors[:1]
-    found = near(asked, vectors, scores)
+    found = near(estimator, asked, vectors, scores)
     expected = {}
     for said in (0.0, 1.0):
-        found.scores[0, 0] = said
+        found.residuals[0, 0] = said - estimator.mean
         expected[said] = estimator.predict(asked, texts[:1], found)
     assert (expected[1.0].quality - expected[0.0].quality > 0.2).all()
     assert sound(expected[1.0])
@@ -217,41 +219,32 @@ def test_equal_prompts_with_contradicting_labels_count_once_with_their_mean() ->
 def test_neighbours_that_do_not_exist_say_nothing() -> None:
     vectors, texts, scores, costs = world(300)
     estimator = fit(vectors, texts, scores, costs)
-    full = near(vectors[:1], vectors, scores)
-    padded = Neighbours.gather(np.array([[5, -1, -1]]), np.array([[0.9, -np.inf, -np.inf]], np.float32), scores)
-    alone = Neighbours(padded.similarities[:, :1], padded.scores[:, :1])
+    full = near(estimator, vectors[:1], vectors, scores)
+    similarities = np.array([[0.9, -np.inf, -np.inf]], np.float32)
+    padded = Neighbours.gather(np.array([[5, -1, -1]]), similarities, experience(scores, estimator.mean))
+    alone = Neighbours(padded.similarities[:, :1], padded.known[:, :1], padded.residuals[:, :1])
     first, second = (estimator.predict(vectors[:1], texts[:1], n) for n in (padded, alone))
-    assert np.isnan(padded.scores[0, 1:]).all()
+    assert not padded.known[0, 1:].any()
     assert np.allclose(first.error, second.error)
     assert (first.error > estimator.predict(vectors[:1], texts[:1], full).error).any()
 
 
 def test_no_neighbours_at_all_are_not_familiar() -> None:
     vectors, texts, scores, costs = world(150)
-    none = Neighbours(np.empty((1, 0), np.float32), np.empty((1, 0, 3), np.float32))
+    none = Neighbours(np.empty((1, 0), np.float32), *np.empty((2, 1, 0, 3), np.float32))
     prediction = fit(vectors, texts, scores, costs).predict(vectors[:1], texts[:1], none)
     assert prediction.familiarity[0] == 0
     assert sound(prediction)
-
-
-def test_a_doubted_neighbour_moves_the_estimate_less() -> None:
-    vectors, texts, scores, costs = world(600)
-    estimator = fit(vectors, texts, scores, costs)
-    found = near(vectors[:1], vectors, np.ones_like(scores))
-    weights = np.full((1, NEIGHBOURS), 0.1, np.float32)
-    sure = estimator.predict(vectors[:1], texts[:1], found)
-    doubted = estimator.predict(vectors[:1], texts[:1], Neighbours(found.similarities, found.scores, weights))
-    assert (doubted.error >= sure.error).all()
 
 
 def test_prompts_predicted_together_are_predicted_as_alone() -> None:
     vectors, texts, scores, costs = world(300)
     estimator = fit(vectors, texts, scores, costs)
     queries, asked, _, _ = world(20, seed=1)
-    found = near(queries, vectors, scores)
+    found = near(estimator, queries, vectors, scores)
     together = estimator.predict(queries, asked, found)
     for i in range(20):
-        alone = Neighbours(found.similarities[i : i + 1], found.scores[i : i + 1])
+        alone = Neighbours(*(part[i : i + 1] for part in (found.similarities, found.known, found.residuals)))
         one = estimator.predict(queries[i : i + 1], asked[i : i + 1], alone)
         assert np.allclose(one.quality[0], together.quality[i], atol=1e-5)
         assert np.allclose(one.cost[0], together.cost[i], rtol=1e-4)
@@ -376,7 +369,7 @@ def test_where_nothing_is_familiar_length_tells_prompts_apart() -> None:
     estimator = fit(vectors, texts, scores, costs)
     assert estimator.length[2] > 0.02 > estimator.length[0]
 
-    found = estimator.predict(vectors, texts, near(vectors, vectors, scores))
+    found = estimator.predict(vectors, texts, near(estimator, vectors, vectors, scores))
     usual = vectors[found.familiarity.argmax()][None]
     far = -unit(vectors.mean(axis=0, keepdims=True).astype(np.float64))
     without = replace(estimator, length=np.zeros_like(estimator.length))
@@ -384,7 +377,7 @@ def test_where_nothing_is_familiar_length_tells_prompts_apart() -> None:
     def longer(used: Estimator, asked: Floats) -> float:
         """Return what a longer prompt adds to the gain of model 2 over model 0."""
         both = np.repeat(asked, 2, axis=0)
-        quality = used.predict(both, ["a word", "word " * 100], near(both, vectors, scores)).quality
+        quality = used.predict(both, ["a word", "word " * 100], near(used, both, vectors, scores)).quality
         return float(quality[1, 2] - quality[1, 0] - quality[0, 2] + quality[0, 0])
 
     assert longer(estimator, far) > longer(without, far) + 0.005

@@ -276,7 +276,7 @@ def estimated(
     rows = np.array([row for _, row in near], np.int64)
     similarities = np.array([s for s, _ in near], np.float32)
     vector = HashEncoder().encode(HashEncoder().tokenise([FAR]))
-    neighbours = Neighbours.gather(rows[None], similarities[None], generation.scores)
+    neighbours = Neighbours.gather(rows[None], similarities[None], generation.experience)
     (expected,) = generation.estimator.predict(vector, [FAR], neighbours, BASE).each()
     found = Found([], [], rows, similarities, expected)
     asked = Asked(FAR, vector[0], read, written, BASE)
