@@ -134,6 +134,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
     done = await runtime.report(decision, message.fill_token, what)
+    if runtime.decider.log.get(decision.id) is None:  # it came from the journal: what is said of it counts once
+        runtime.decider.log.add(decision)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
