@@ -13,6 +13,7 @@ from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from service.cache.semantic import load_judge
 from service.policy.compiled import fit
+from service.policy.state import damaged
 from service.routing.choose import fallback_model
 from service.settings import Settings, load_settings
 from service.spending import baseline_of
@@ -53,6 +54,7 @@ def check(
     yield _file("store", settings.store.file, SqliteStore)
     if settings.journal.enabled:
         yield _file("journal", settings.store.journal, SqliteJournal)
+    yield _state(settings.store.policy_file)
     yield from _inputs(references, models)
 
 
@@ -90,6 +92,18 @@ def _file(kind: str, path: Path, opens: Callable[[Path], SqliteStore | SqliteJou
     except WaypostError as error:
         return f"{kind} {path}", str(error)
     return f"{kind} {path}", ""
+
+
+def _state(path: Path) -> Finding:
+    """Look at what the policy remembers; damage keeps nobody from starting."""
+    name = f"policy state {path}"
+    try:
+        why = damaged(path)
+    except WaypostError as error:
+        return name, str(error)
+    if why:
+        return f"{name} (damaged, {why}: the start puts it aside; conversations, budgets and results begin anew)", ""
+    return (name if path.exists() else f"{name} (not there yet)"), ""
 
 
 def _inputs(references: Sequence[Path] | None, models: Path | None) -> Iterator[Finding]:

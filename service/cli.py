@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import WaypostError
-from service import cli_cache, cli_evaluate, cli_learning
+from service import cli_admin, cli_cache, cli_evaluate, cli_learning
 from service.cli_shared import Config, Index, OnError, References, SeveralValues, list_skipped, pairs_of
 from service.cli_shared import progress as _progress
 from service.cli_shared import settings_of as _settings
@@ -239,7 +239,7 @@ def export_encoder(
 
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_cache.app)
-for _command in cli_learning.app.registered_commands:
+for _command in [*cli_admin.app.registered_commands, *cli_learning.app.registered_commands]:
     app.registered_commands.append(_command)
 
 

@@ -60,7 +60,8 @@ def refit(
 ) -> None:
     """Fold reports of quality into a new generation, and promote it if it is not worse on rows kept out.
 
-    A running service takes it over with Admin.ActivateGeneration, or at its next start. Exit code 1 if it is worse.
+    A running service takes it over with `waypost generations --activate`, or at its next start. Exit code 1 if it is
+    worse.
     """
     from service import refit as refitting
 

@@ -55,8 +55,8 @@ def to_json(response: Message) -> str:
     return MessageToJson(response, preserving_proto_field_name=True, ensure_ascii=False)
 
 
-def to_text(response: router_pb2.DecideResponse) -> str:
-    """Return a response for a person to read."""
+def to_text(response: router_pb2.DecideResponse | admin_pb2.ExplainResponse) -> str:
+    """Return a decision for a person to read, whether it was made now or is looked back on."""
     lines = [f"decision   {response.decision_id}"]
     if response.WhichOneof("outcome") == "answer":
         answer = response.answer
@@ -158,7 +158,7 @@ def replay_text(found: admin_pb2.ReplayResponse) -> str:
             for move in found.moves
         ]
         examples = ", ".join(one.decision_id for one in found.examples[:3])
-        lines += ["", f"for example {examples}: ask Admin.Explain"]
+        lines += ["", f"for example {examples}: `waypost explain` shows them"]
     return "\n".join(lines)
 
 

@@ -125,9 +125,15 @@ def to_status(error: WaypostError) -> status_pb2.Status:
             )
         )
     elif isinstance(error, Overloaded):
-        delay = Duration(nanos=min(int(error.retry_after * 1e9), 999_999_999))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=retry_delay(error)))
     return status
+
+
+def retry_delay(error: WaypostError) -> Duration | None:
+    """Return after how long a call is worth another try, None where it would fail again."""
+    if not isinstance(error, Overloaded):
+        return None
+    return Duration(nanos=min(int(error.retry_after * 1e9), 999_999_999))
 
 
 def _short(text: str) -> str:

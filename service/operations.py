@@ -25,7 +25,7 @@ from service.auth import Principal, writer
 from service.cache.radius import within
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
-from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, to_status
+from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, retry_delay, to_status
 from service.lookup import NO_SEARCH
 from service.reports import Report, oversize
 from service.requests import Decision, Outcome, Request, tokens_of
@@ -93,9 +93,8 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
                 return router_pb2.DecideBatchResult(response=response)
             except WaypostError as error:
                 status = to_status(error)
-                return router_pb2.DecideBatchResult(
-                    failure=router_pb2.Failure(code=status.code, message=status.message)
-                )
+                failure = router_pb2.Failure(code=status.code, message=status.message, retry_after=retry_delay(error))
+                return router_pb2.DecideBatchResult(failure=failure)
 
     return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, requests)))
 
@@ -134,6 +133,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         equivalent=message.candidate_equivalent if message.HasField("candidate_equivalent") else None,
     )
     done = await runtime.report(decision, message.fill_token, what)
+    if runtime.decider.log.get(decision.id) is None:  # it came from the journal: what is said of it counts once
+        runtime.decider.log.add(decision)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
     rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))

@@ -401,7 +401,7 @@ class Decision:
 
     `request` is as the policy would have it; how that came about is in `trace`. Exactly one of `hit` and `plan` is
     set. A `fill_token` lets the answer be stored, once, until `lease_until` (seconds, monotonic). `expected` are
-    the estimates before anything that reports taught, `heard` the models that were reported on. `taught` tells whether
+    the estimates before anything that reports taught, `heard` what was reported of which model. `taught` tells whether
     there was a verdict on the `trial`.
     """
 
@@ -427,7 +427,7 @@ class Decision:
     fill_token: str = ""
     lease_until: float = 0.0
     reported: bool = False
-    heard: tuple[str, ...] = ()
+    heard: dict[str, frozenset[str]] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
     reviews: dict[str, Reviewed] = field(default_factory=dict)
 

@@ -121,47 +121,44 @@ class Accounts:
                 account.of(first.model).plans += 1
 
     def reported(self, decision: Decision, rating: Rating, catalogue: Catalogue) -> None:
-        """Put what was reported in the place of what was expected; a second report on one model changes nothing."""
+        """Put what was reported in the place of what was expected; what was said before of this call counts once."""
         plan = decision.plan
-        if not rating.model or rating.model in decision.heard or plan is None:
+        if not rating.model or plan is None:
             return
-        decision.heard += (rating.model,)
         is_first = bool(plan.steps) and plan.steps[0].model == rating.model
         planned = plan.steps[0] if is_first else None
-        cost = rating.cost_usd
-        if cost is None and planned is None:
-            estimate = next((e for e in decision.estimates if e.model == rating.model), None)
-            cost = estimate.cost_usd if estimate is not None else 0.0
-        correction = 0.0 if cost is None else cost - (planned.cost_usd if planned is not None else 0.0)
+        call, escalated = int(not rating.again), not rating.again and not is_first
+        paid = rating.cost_usd if rating.cost_usd is not None and rating.new("cost_usd") else 0.0
+        correction = _more_than_counted(decision, rating, planned)
         baseline = self._correction(decision, rating, planned, catalogue)
         for account in self._accounts(decision):
             account.cost_usd += correction
             account.baseline_usd += baseline
-            account.escalations += not is_first
+            account.escalations += escalated
             counts = account.of(rating.model)
-            counts.reports += 1
-            counts.failures += rating.outcome in (Outcome.ERROR, Outcome.TIMEOUT)
-            counts.cost_usd += rating.cost_usd if rating.cost_usd is not None else 0.0
-            if rating.quality is not None:
+            counts.reports += call
+            counts.failures += call * (rating.outcome in (Outcome.ERROR, Outcome.TIMEOUT))
+            counts.cost_usd += paid
+            if rating.quality is not None and rating.new("quality"):
                 counts.quality, counts.rated = counts.quality + rating.quality, counts.rated + 1
-            if rating.latency_s is not None:
+            if rating.latency_s is not None and rating.new("latency_s"):
                 counts.latency_s, counts.timed = counts.latency_s + rating.latency_s, counts.timed + 1
-        self._publish(rating, escalated=not is_first)
+        self._publish(rating, escalated=escalated)
 
     def _publish(self, rating: Rating, *, escalated: bool) -> None:
         if escalated:
             self._escalations.inc()
-        if rating.cost_usd is not None:
+        if rating.cost_usd is not None and rating.new("cost_usd"):
             self._spent.labels(rating.model).inc(rating.cost_usd)
-        if rating.quality is not None:
+        if rating.quality is not None and rating.new("quality"):
             self._quality.labels(rating.model).observe(rating.quality)
-        if rating.latency_s is not None:
+        if rating.latency_s is not None and rating.new("latency_s"):
             self._seconds.labels(rating.model).observe(rating.latency_s)
 
     def _correction(self, decision: Decision, rating: Rating, planned: Estimate | None, catalogue: Catalogue) -> float:
         """Return by how much the baseline would have cost more than expected, going by this report."""
         expected = self._expected(decision.estimates)
-        if planned is None or expected is None:
+        if planned is None or expected is None or (rating.again and not rating.new("cost_usd")):
             return 0.0
         if expected.model == planned.model:  # the baseline itself was called
             return rating.cost_usd - expected.cost_usd if rating.cost_usd is not None else 0.0
@@ -188,3 +185,14 @@ class Accounts:
 
     def _expected(self, estimates: tuple[Estimate, ...]) -> Estimate | None:
         return next((e for e in estimates if e.model == self.baseline), None)
+
+
+def _more_than_counted(decision: Decision, rating: Rating, planned: Estimate | None) -> float:
+    """Return by how much more a call cost than is counted of it: its plan's first step from the start, others never."""
+    first_told = rating.new("cost_usd")
+    if rating.again and not first_told:
+        return 0.0
+    expected = planned or next((e for e in decision.estimates if e.model == rating.model), None)
+    assumed = expected.cost_usd if expected is not None else 0.0
+    counted = assumed if planned is not None or rating.again else 0.0
+    return (rating.cost_usd if first_told and rating.cost_usd is not None else assumed) - counted

@@ -29,7 +29,8 @@ class Rows:
     """Labelled prompts of one kind, with what every model would have been worth.
 
     `quality` and `cost` (USD) have shape (rows, models); for best-model labels quality is 1 for the label and 0 for
-    the others. `at` says where the rows stand among all that were read.
+    the others. `at` says where the rows stand among all that were read, `holes` what was left out for want of
+    scores, "" where nothing was.
     """
 
     kind: str  # "scores" or "labels"
@@ -39,6 +40,7 @@ class Rows:
     quality: Floats
     cost: Floats
     restricted: bool  # the catalogue has more models than these
+    holes: str = ""
 
     def __len__(self) -> int:
         return len(self.references)
@@ -75,18 +77,53 @@ def as_rows(references: Sequence[Reference], catalogue: Catalogue, output_tokens
         if at:
             chosen = [references[i] for i in at]
             quality = score_matrix(chosen, catalogue).astype(np.float64)
-            column = np.flatnonzero(~np.isnan(quality).any(axis=0))
-            if len(column) < LEAST_ROWS:
-                raise InputError(
-                    f"of the {len(at)} rows with scores, only {len(column)} models are scored in every row: "
-                    "at least 2 are needed to compare; leave out the rows with holes"
-                )
-            models = [catalogue.models[i] for i in column]
+            known = ~np.isnan(quality)
+            row, column = _without_holes(known)
+            chosen, models = [chosen[i] for i in row.tolist()], [catalogue.models[i] for i in column.tolist()]
             cost = _costs(chosen, models, output_tokens)
             ids = tuple(model.id for model in models)
             restricted = len(models) < len(catalogue.models)
-            found.append(Rows(kind, chosen, np.array(at), ids, quality[:, column], cost, restricted))
+            holes = _left_out(known, len(row), column, catalogue.ids)
+            quality = quality[np.ix_(row, column)]
+            found.append(Rows(kind, chosen, np.array(at)[row], ids, quality, cost, restricted, holes))
     return found
+
+
+def _without_holes(known: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Return rows and models between which every score is known.
+
+    Of the models that most rows score, so many are taken that most scores can be compared.
+
+    Args:
+        known: which scores are, of shape (rows, models).
+
+    Raises:
+        InputError: no row scores the two models that most rows score.
+    """
+    order = np.argsort(-known.sum(axis=0), kind="stable")
+    count = np.arange(len(order)) + 1
+    whole = np.logical_and.accumulate(known[:, order], axis=1).sum(axis=0)  # rows that score the first so many
+    scores = np.where(count < LEAST_ROWS, 0, whole * count)
+    if known.any(axis=0).sum() < LEAST_ROWS:
+        raise InputError("only one model is scored or labelled: at least 2 are needed to compare")
+    if not scores.max(initial=0):
+        raise InputError(
+            f"of the {len(known)} rows with scores none has those of two models that most rows score: to be compared, "
+            "models must have answered the same prompts"
+        )
+    best = len(order) - int(np.argmax(scores[::-1]))
+    column = np.sort(order[:best])
+    return np.flatnonzero(known[:, column].all(axis=1)), column
+
+
+def _left_out(known: NDArray[np.bool_], rows: int, column: Ints, models: Sequence[str]) -> str:
+    """Return in words what is left out for want of scores."""
+    said = []
+    if lacking := len(known) - rows:
+        said.append(f"{lacking:,} of {len(known):,} rows with scores, which lack one of a compared model")
+    if others := [models[i] for i in np.flatnonzero(known.any(axis=0)).tolist() if i not in column]:
+        said.append(f"{', '.join(others)}, scored in too few of the rows")
+    return "; ".join(said)
 
 
 def to_request(reference: Reference, rows: Rows, output_tokens: int, scope: str) -> Request:

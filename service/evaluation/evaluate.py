@@ -205,4 +205,5 @@ def _report(
         known=known,
         resamples=evaluation.resamples,
         parts=tuple(parts),
+        holes=tuple(dict.fromkeys(t.rows.holes for trials in kinds for t in trials if t.rows.holes)),
     )

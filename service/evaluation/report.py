@@ -41,7 +41,7 @@ class Report:
     """What an evaluation found.
 
     `asked` is "index", "service" or "cross-validation". `known` counts held-out prompts that are references as well;
-    None: not looked at.
+    None: not looked at. `holes` says what was left out for want of scores.
     """
 
     asked: str
@@ -54,6 +54,7 @@ class Report:
     known: int | None
     resamples: int
     parts: tuple[Part, ...]
+    holes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON holds it; figures that do not exist are null."""
@@ -97,6 +98,7 @@ def _heading(report: Report) -> list[str]:
         f"seed         {', '.join(map(str, report.seeds))}; intervals are 95 %, from {report.resamples:,} resamples",
         f"generation   {shown}" + (f" and {more} more" if more > 0 else ""),
     ]
+    lines += [f"left out     {one}" for one in report.holes]
     if report.known:
         lines.append(
             f"warning      {report.known:,} of these prompts are references of the index: the figures flatter it"

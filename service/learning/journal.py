@@ -56,7 +56,8 @@ class Rating:
     """What a caller said of one model's answer; None is what was not said. Latency in seconds.
 
     `source` is who says so: the caller's token, and whom it names. `expected` is the quality that was estimated for
-    this model before anything that reports had taught.
+    this model before anything that reports had taught. `known` names what earlier reports on this model of the decision
+    said: what counts calls or adds up leaves that out.
     """
 
     model: str
@@ -69,6 +70,21 @@ class Rating:
     output_tokens: int | None = None
     wrong: bool = False
     expected: float | None = None
+    known: frozenset[str] = frozenset()
+
+    @property
+    def again(self) -> bool:
+        """Whether this model was reported on before."""
+        return "outcome" in self.known
+
+    def new(self, name: str) -> bool:
+        """Return whether a fact ("quality", "cost_usd", "latency_s") is here and was not before."""
+        return getattr(self, name) is not None and name not in self.known
+
+    def said(self) -> frozenset[str]:
+        """Return what is known of the call once this is taken in."""
+        outcome = {"outcome", self.outcome.name if self.outcome is not None else "cached"}
+        return self.known | outcome | {name for name in ("quality", "cost_usd", "latency_s") if self.new(name)}
 
 
 class Journal:

@@ -203,8 +203,9 @@ class Learner:
         expected = next((e for e in decision.expected if e.model == rating.model), None)
         if not self._settings.enabled or expected is None:
             return
-        cost = rating.cost_usd if expected.cost_usd > 0 else None
-        latency = rating.latency_s if rating.outcome in (Outcome.OK, Outcome.REFUSED) else None
+        cost = rating.cost_usd if expected.cost_usd > 0 and rating.new("cost_usd") else None
+        answered = rating.outcome in (Outcome.OK, Outcome.REFUSED)
+        latency = rating.latency_s if answered and rating.new("latency_s") else None
         quality = rating.quality if decision.vector else None
         if cost is latency is quality is None:  # nothing to learn, so nothing to correct by
             return

@@ -3,7 +3,7 @@
 What references know of one holds for all of its group; each keeps its own price and latency.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from index.catalogue import Catalogue
@@ -42,34 +42,43 @@ def alike(estimates: Sequence[Estimate], groups: Groups) -> tuple[Estimate, ...]
 
 def one_each(ranking: Ranking, groups: Groups) -> Ranking:
     """Return the ranking with only the first of each group: the others are no other choice."""
-    first: dict[str, str] = {}
-    for one in ranking.models:
-        if one.model in groups:
-            first.setdefault(groups[one.model][0].group, one.model)
-    kept = set(first.values())
-    return replace(ranking, models=tuple(e for e in ranking.models if e.model not in groups or e.model in kept))
+    return replace(ranking, models=_firsts(ranking.models, groups))
 
 
 def spread(ranking: Ranking, groups: Groups, place: float) -> Ranking:
-    """Return the ranking led by one of the first one's group, drawn by weight; another one follows for when it fails.
+    """Return the ranking with one of each group, drawn by weight, where the group's first stood.
+
+    The other places of the first model are its siblings, for when a call of it fails: those that only stand in last.
 
     Args:
         ranking: with at least one model.
         groups: of the catalogue.
         place: where the request stands between 0 and 1.
     """
-    members = groups.get(ranking.models[0].model, ())
     feasible = {e.model: e for e in ranking.models}
-    here = [model for model in members if model.id in feasible]
-    if len(here) <= 1:
-        return ranking
-    total = sum(model.weight for model in here)
-    place *= total
-    chosen = ranking.models[0].model
+    drawn = tuple(feasible[_drawn(e.model, groups, feasible, place)] for e in _firsts(ranking.models, groups))
+    lead = drawn[0].model
+    others = (model for model in groups.get(lead, ()) if model.id in feasible and model.id != lead)
+    siblings = tuple(feasible[model.id] for model in sorted(others, key=lambda model: model.weight == 0))
+    return replace(ranking, models=drawn, siblings=siblings)
+
+
+def _firsts(models: Sequence[Estimate], groups: Groups) -> tuple[Estimate, ...]:
+    """Return the models with only the first of each group."""
+    first: dict[str, str] = {}
+    for one in models:
+        if one.model in groups:
+            first.setdefault(groups[one.model][0].group, one.model)
+    kept = set(first.values())
+    return tuple(e for e in models if e.model not in groups or e.model in kept)
+
+
+def _drawn(name: str, groups: Groups, feasible: Collection[str], place: float) -> str:
+    """Return which of a model's feasible places is called, by weight."""
+    here = [model for model in groups.get(name, ()) if model.id in feasible]
+    place *= sum(model.weight for model in here)
     for model in here:
         place -= model.weight
         if place < 0:
-            chosen = model.id
-            break
-    siblings = tuple(feasible[model.id] for model in here if model.id != chosen and (model.weight or not total))
-    return replace(ranking.led_by(chosen), siblings=siblings)
+            return model.id
+    return name

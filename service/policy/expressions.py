@@ -27,8 +27,7 @@ VARIABLES: Final[Mapping[str, object]] = {
     "category": "maths",
 }
 _FUNCTIONS: Final = frozenset(
-    {"bool", "bytes", "contains", "double", "endsWith", "has", "int", "matches", "max", "min", "size", "startsWith"}
-    | {"string", "type", "uint"}
+    {"bytes", "contains", "double", "endsWith", "has", "int", "matches", "size", "startsWith", "string", "type", "uint"}
 )
 # The library compiles a pattern anew at every evaluation, 40 µs each: ours is compiled once.
 _OURS: Final = "matches_compiled"
@@ -38,6 +37,17 @@ _MATCHES: Final = re.compile(rf"(?P<text>{_QUOTED})|\bmatches(?=\s*\()", re.DOTA
 _PATTERN: Final = re.compile(rf"\bmatches\s*\(\s*(?:[\w.\[\]\"']+\s*,\s*)?({_QUOTED})\s*\)", re.DOTALL)
 _ATTRIBUTE: Final = re.compile(r"""\battributes(?:\.(\w+)|\[\s*["']([^"']*)["']\s*\])""")
 _BOUND: Final = re.compile(r"\.\s*(?:exists|exists_one|all|map|filter)\s*\(\s*(\w+)\s*,")
+PATH: Final = (
+    r"""(?:tokens|turns|has_code|language|scope|category|prompt|attributes(?:\.\w+|\[\s*["'][^"']*["']\s*\]))"""
+)
+"""A pattern of what a condition may look at."""
+TEXT: Final = r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'"""
+"""A pattern of a text in quotes."""
+_EQUALS: Final = re.compile(
+    rf"(?<![\w.])({PATH})\s*(?:[=!]=\s*(-?\d+(?:\.\d+)?|true\b|false\b|{TEXT})|in\s*(\[[^\]]*\]))"
+)
+_UNLIKE: Final = "attributes and prompt are texts, so compare them with texts, or write int(attributes.x) or size(…)"
+_NOT_SO: Final = re.compile(r"Undefined variable or function: '(\w+)'")  # all names are known by then
 _FAILURES: Final = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)
 
 
@@ -67,6 +77,7 @@ class Condition:
         self._check_names()
         for pattern in _PATTERN.findall(self.source):
             _check_pattern(literal(pattern))
+        self._check_types()
         for value in ("text", "1"):
             self._try(value)
 
@@ -93,18 +104,41 @@ class Condition:
                 hint = did_you_mean(name, _FUNCTIONS) or f"; there are {', '.join(sorted(_FUNCTIONS))}"
                 raise ExpressionError(f"there is no function {name!r}{hint}")
 
+    def _check_types(self) -> None:
+        """See that nothing is compared with what it can never be equal to: that is no error to the language."""
+        texts = [found.span() for found in _LITERAL.finditer(self.source)]
+        for found in _EQUALS.finditer(self.source):
+            if any(start < found.start() < end for start, end in texts):
+                continue
+            kind = "text" if found[1].startswith("attributes") else VARIABLES[found[1]]
+            try:
+                values = [literal(found[2])] if found[2] else literal(found[3])
+            except _FAILURES:  # of more than literals
+                continue
+            if any(_kind(value) is not _kind(kind) for value in values):
+                raise ExpressionError(
+                    f"`{found[0]}` compares values of different types, which are never equal: {_UNLIKE}"
+                )
+
     def _try(self, value: str) -> None:
         """Evaluate it for a request that has every attribute it names: what cannot be compared shows."""
         attributes = {a or b: value for a, b in _ATTRIBUTE.findall(self.source)}
         try:
             result = self._program.execute(context_of({**VARIABLES, "attributes": attributes}))
         except TypeError:
-            hint = "attributes and prompt are texts, so compare them with texts, or write int(attributes.x) or size(…)"
-            raise ExpressionError(f"it compares or combines values of different types: {hint}") from None
-        except _FAILURES:
+            raise ExpressionError(f"it compares or combines values of different types: {_UNLIKE}") from None
+        except _FAILURES as error:
+            if called := _NOT_SO.match(str(error)):
+                raise ExpressionError(
+                    f"{_plain(called[1])}(…) cannot be called with this, or not in this way"
+                ) from None
             return
         if not isinstance(result, bool):
             raise ExpressionError(f"it gives {result!r} where true or false is needed: compare it with something")
+
+
+def _kind(value: object) -> type:
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
 
 
 def context_of(facts: dict[str, Any]) -> "cel.Context":
@@ -166,7 +200,7 @@ def _check_pattern(pattern: str) -> None:
         ) from None
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: object) -> str:
     """Return the library's message in one line, without its drawing of the place."""
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
     return " ".join(line for line in lines if line and not line.startswith("|")).replace(_OURS, "matches")

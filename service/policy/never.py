@@ -9,15 +9,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from index.catalogue import did_you_mean
-from service.policy.expressions import Condition, literal, split_and
-from service.policy_settings import Rule
+from service.policy.expressions import PATH, TEXT, Condition, literal, split_and
+from service.policy_settings import SCOPE, Rule
 
-_PATH: Final = (
-    r"""(?:tokens|turns|has_code|language|scope|category|prompt|attributes(?:\.\w+|\[\s*["'][^"']*["']\s*\]))"""
-)
-_TEXT: Final = r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'"""
-_COMPARED: Final = re.compile(rf"({_PATH})\s*(==|!=|<=|>=|<|>)\s*(-?\d+(?:\.\d+)?|true|false|{_TEXT})")
-_AMONG: Final = re.compile(rf"({_PATH})\s+in\s+(\[\s*(?:{_TEXT})(?:\s*,\s*(?:{_TEXT}))*\s*\])")
+_COMPARED: Final = re.compile(rf"({PATH})\s*(==|!=|<=|>=|<|>)\s*(-?\d+(?:\.\d+)?|true|false|{TEXT})")
+_AMONG: Final = re.compile(rf"({PATH})\s+in\s+(\[\s*(?:{TEXT})(?:\s*,\s*(?:{TEXT}))*\s*\])")
 _PLAIN: Final = re.compile(r"(!?)\s*(has_code)")
 _CODE: Final = re.compile(r"[a-z]{2,3}")
 _LEAST: Final = {"tokens": 0, "turns": 1}
@@ -50,8 +46,11 @@ def contradiction(source: str) -> str:
         if not (compared := _comparison(part)):
             continue
         path, operator, value = compared
-        if path == "language" and operator == "==" and not _CODE.fullmatch(value):
+        named = value if operator == "in" else [value] if operator == "==" else []
+        if path == "language" and named and not any(map(_CODE.fullmatch, named)):
             return f'`{part}`: a language is an ISO 639-1 code such as "en"'
+        if path == "scope" and named and not any(map(SCOPE.fullmatch, named)):
+            return f"`{part}`: no scope can be called so"
         span = spans.setdefault(path, _Span(path))
         if not span.narrow(operator, value):
             return f"nothing is left of {path} after `{part}`"

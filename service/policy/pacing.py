@@ -109,9 +109,14 @@ class Budget:
         self._state = kept
 
     @property
+    def spent(self) -> bool:
+        """Whether nothing is left of it this month."""
+        return self._state.usd >= self._usd
+
+    @property
     def willingness_to_pay(self) -> float:
         """USD per point of quality, as things stand."""
-        return 1 / (_CHEAPEST if self._state.usd >= self._usd else max(self._state.price, self._floor))
+        return 1 / (_CHEAPEST if self.spent else max(self._state.price, self._floor))
 
     def turn(self, now: float) -> None:
         """Begin anew where the month is over; `now` since the epoch."""

@@ -1,7 +1,7 @@
 """The policy as decisions meet it: every step in its order, each in a module of its own.
 
     before the cache:     rules, experiment
-    after the estimates:  rules by category, feasibility, health, utility, session, exploration, deployment, shadow arm
+    after the estimates:  rules by category, feasibility, health, utility, session, shadow arm, exploration, deployment
 
 Lives on the event loop; what it takes long to make is made by `prepare`, on a thread. Called by `service.decide`, and
 with what callers report.
@@ -83,8 +83,8 @@ class Policy:
         compiled = fit(self._settings, generation)
         shares = self._goals.prepare(generation, compiled.strong, self._routing)
         self._ready.pop(generation.id, None)  # the latest stands last
-        groups, team = groups_of(generation.catalogue), self._team(generation)
-        self._ready[generation.id] = Ready(compiled, fallback, groups, shares, team)
+        groups = groups_of(generation.catalogue)
+        self._ready[generation.id] = Ready(compiled, fallback, groups, shares, self._team(generation, groups))
         while len(self._ready) > _KEPT:  # decisions under way may still need the one before
             del self._ready[next(iter(self._ready))]
 
@@ -134,20 +134,24 @@ class Policy:
         if ready.groups:
             decision.estimates = alike(known.estimates, ready.groups)
             known = replace(known, estimates=decision.estimates)
-        ranking, route = self._rank(request, known, generation, tokens, self._avoided(decision))
+        trace, avoided = decision.trace, self._avoided(decision)
+        ranking, route = self._rank(request, known, generation, tokens, avoided)
         if not ranking.models:
-            return _with_rules(ranking, decision.trace.rule), route
+            return _whose(ranking, trace), route
         if budget is not None and request.route.willingness_to_pay is None:
             spent, price = budget.state.usd, route.willingness_to_pay
             _note(decision, f"budget: {spent:.2f} USD spent, a point of quality is worth {price:.3g} USD")
-        if ranking.reason is not Reason.PINNED:
-            about = known.reason is Reason.NEIGHBOURS
-            ranking = self._lead(decision, ranking, utility(known.estimates, route), ready, known=about)
+        ranking, trace.gain, said = self._lead(decision, request, ranking, known, route, ready)
+        for why in said:
+            _note(decision, why)
+        if trace.shadow:  # before chance has its say, which would have it for the arm as well
+            self._shadow(decision, ranking, known, generation, tokens, avoided)
+        chooses = known.reason is Reason.NEIGHBOURS and ranking.reason is not Reason.PINNED
+        if self._settings.exploration.share and chooses and self._last(decision) is None:
+            ranking = self._explored(decision, ranking, utility(known.estimates, route), ready)
         if ready.groups:
-            ranking = spread(ranking, ready.groups, fraction("deployment", request.route.unit or decision.id))
-        decision.trace.lead = ranking.models[0].model
-        if decision.trace.shadow:
-            self._shadow(decision, ranking, known, generation, tokens)
+            ranking = _placed(ranking, decision, ready)
+        trace.lead = ranking.models[0].model
         return ranking, route
 
     def preview(
@@ -155,7 +159,7 @@ class Policy:
     ) -> tuple[Ranking, RouteOptions]:
         """Return what `choose` would, for a request as it came, and remember nothing.
 
-        Rules, arm, limits, weights and share are applied; health, sessions, exploration and deployments are not. For
+        Rules, arm, limits, weights, share and deployments are applied; health, sessions and exploration are not. For
         Replay, on any thread. The arguments are those of `choose`.
         """
         ready = self._ready[generation.id]
@@ -166,11 +170,11 @@ class Policy:
             known = replace(known, estimates=alike(known.estimates, ready.groups))
         ranking, route = self._rank(request, known, generation, tokens)
         if not ranking.models:
-            return _with_rules(ranking, trace.rule), route
+            return _whose(ranking, trace), route
         share = self._share(request, ready)
         if share is not None and ranking.reason is not Reason.PINNED:
             ranking, _, _ = by_share(ranking, share, ready.compiled.strong)
-        return ranking, route
+        return (_placed(ranking, decision, ready) if ready.groups else ranking), route
 
     def planned(self, decision: Decision, plan: Plan, generation: Generation) -> None:
         """Let every step know what was planned in the end."""
@@ -196,10 +200,11 @@ class Policy:
         """Return what is known of a generation's models together, and of reviews."""
         return self._ready[generation.id].team
 
-    def _team(self, generation: Generation) -> Team:
+    def _team(self, generation: Generation, groups: Groups) -> Team:
         acceptor = generation.acceptor
         separation = self._review.separation if acceptor is None else acceptor.separation
-        return Team(separation, generation.agreement, generation.catalogue.ids, self._review.ensemble)
+        names = {model: places[0].group for model, places in groups.items()}
+        return Team(separation, generation.agreement, generation.catalogue.ids, self._review.ensemble, names)
 
     def like(self, other: "Policy") -> None:
         """Take over what another one spent."""
@@ -210,22 +215,29 @@ class Policy:
         outcome, trace, plan = rating.outcome, decision.trace, decision.plan
         if outcome is None or plan is None:
             return
-        scope = decision.request.scope
-        self._health.reported(scope, rating.model, outcome, rating.latency_s, time.monotonic())
         step = next((s for s in plan.steps if s.model == rating.model), None)
-        goal = self._goals.of(scope)
-        budget = self._goals.budgets.get(goal.key)
-        if budget is not None and trace.charged is not None:
-            cost = rating.cost_usd if rating.cost_usd is not None else step.cost_usd if step else 0.0
-            budget.correct(cost - trace.charged)
-            trace.charged = 0.0
-            self.keep("budget", goal.key, astuple(budget.state))
+        self._correct(decision, rating, step)
         if trace.arm and not trace.shadow and not trace.judged:
             trace.judged = self.results.judged(trace.arm, rating.quality, ok=outcome is Outcome.OK)
+        if outcome.name in rating.known:  # a later word on the same call, such as a user's; another end is another call
+            return
+        self._health.reported(decision.request.scope, rating.model, outcome, rating.latency_s, time.monotonic())
         # The answer came from a dearer model than was thought to do: the conversation has shown that it needs it.
         dearer = step is not None and plan.shape is Shape.SINGLE and step.cost_usd > plan.steps[0].cost_usd
         if dearer and outcome is Outcome.OK and (key := self._conversation(decision)):
             self.sessions.put(key, rating.model, time.time())
+
+    def _correct(self, decision: Decision, rating: Rating, step: Estimate | None) -> None:
+        """Put what a call cost in the place of what was expected, once for each call."""
+        goal, trace = self._goals.of(decision.request.scope), decision.trace
+        budget = self._goals.budgets.get(goal.key)
+        if budget is None or trace.charged is None or (rating.again and not rating.new("cost_usd")):
+            return
+        expected = step.cost_usd if step is not None else 0.0
+        cost = expected if rating.cost_usd is None else rating.cost_usd
+        budget.correct(cost - (expected if rating.again else trace.charged))
+        trace.charged = 0.0
+        self.keep("budget", goal.key, astuple(budget.state))
 
     def open_circuits(self) -> int:
         """Return how many models are left alone now, counted in every scope."""
@@ -264,27 +276,41 @@ class Policy:
         return ready.shares.get(self._goals.of(request.scope).key)
 
     def _lead(
-        self, decision: Decision, ranking: Ranking, worth: Callable[[Estimate], float], ready: Ready, *, known: bool
+        self, decision: Decision, request: Request, ranking: Ranking, known: Known, route: RouteOptions, ready: Ready
+    ) -> tuple[Ranking, float | None, list[str]]:
+        """Return the ranking led as share and session would have it, the gain of a strong model, and why."""
+        gained, said = None, list[str]()
+        if ranking.reason is Reason.PINNED:
+            return ranking, gained, said
+        if share := self._share(request, ready):
+            ranking, gained, why = by_share(ranking, share, ready.compiled.strong)
+            said.append(why)
+        if (last := self._last(decision)) is not None and not self._spent(request):
+            worth, cost = utility(known.estimates, route), self._settings.session.switching_cost
+            about = known.reason is Reason.NEIGHBOURS
+            ranking, why = stay(ranking, last.model, decision.prompt.text, worth, cost, known=about)
+            said += [f"session: {why}"] if why else []
+        return ranking, gained, said
+
+    def _explored(
+        self, decision: Decision, ranking: Ranking, worth: Callable[[Estimate], float], ready: Ready
     ) -> Ranking:
-        """Return the ranking with the model to begin with in front: by share, session and exploration."""
-        if share := self._share(decision.request, ready):
-            ranking, decision.trace.gain, why = by_share(ranking, share, ready.compiled.strong)
-            _note(decision, why)
+        """Return the ranking led by a model that may be as good, now and then."""
+        best, trace, settings = ranking.models[0].model, decision.trace, self._settings.exploration
+        model, trace.propensity = explore(one_each(ranking, ready.groups), worth, settings, int(decision.id, 16))
+        if trace.propensity < 1:
+            _note(decision, f"exploration: {model}, with probability {trace.propensity:.4f}; best is {best}")
+        return ranking.led_by(model)
+
+    def _last(self, decision: Decision) -> Turn | None:
+        """Return the turn before in the same conversation."""
         key = self._conversation(decision)
-        last = self.sessions.get(key, decision.decided_at) if key else None
-        if last is not None:
-            cost = self._settings.session.switching_cost
-            ranking, why = stay(ranking, last.model, decision.prompt.text, worth, cost, known=known)
-            if why:
-                _note(decision, f"session: {why}")
-        elif known and self._settings.exploration.share:
-            best, trace = ranking.models[0].model, decision.trace
-            choice = one_each(ranking, ready.groups)
-            model, trace.propensity = explore(choice, worth, self._settings.exploration, int(decision.id, 16))
-            if trace.propensity < 1:
-                _note(decision, f"exploration: {model}, with probability {trace.propensity:.4f}; best is {best}")
-            ranking = ranking.led_by(model)
-        return ranking
+        return self.sessions.get(key, decision.decided_at) if key else None
+
+    def _spent(self, request: Request) -> bool:
+        """Return whether only cost counts: the budget that steers this request is used up."""
+        budget = self._goals.budgets.get(self._goals.of(request.scope).key)
+        return budget is not None and budget.spent and request.route.willingness_to_pay is None
 
     def _conversation(self, decision: Decision) -> Key | None:
         request = decision.request
@@ -292,13 +318,22 @@ class Policy:
         return (request.scope, request.conversation_id) if named else None
 
     def _shadow(
-        self, decision: Decision, ranking: Ranking, known: Known, generation: Generation, tokens: float
+        self,
+        decision: Decision,
+        ranking: Ranking,
+        known: Known,
+        generation: Generation,
+        tokens: float,
+        avoided: Collection[str],
     ) -> None:
-        """See what a shadow arm would have done."""
+        """See what a shadow arm would have done where the ranking, led by share and session, is what is done."""
         name, _, arm = decision.trace.arm.partition("/")
-        experiments = self._ready[generation.id].compiled.experiments
-        asked = next(bound.asked[arm] for bound in experiments if bound.experiment.name == name)
-        other, _ = self._rank(ask(decision.request, [asked], overrides=False), known, generation, tokens)
+        ready = self._ready[generation.id]
+        asked = next(b.asked[arm] for b in ready.compiled.experiments if b.experiment.name == name)
+        request = ask(decision.request, [asked], overrides=False)
+        other, route = self._rank(request, known, generation, tokens, avoided)
+        if other.models:
+            other, _, _ = self._lead(decision, request, other, known, route, ready)
         would = other.models[0] if other.models else None
         self.results.compared(decision.trace.arm, ranking.models[0], would)
         named = would.model if would is not None else "no model"
@@ -308,10 +343,17 @@ class Policy:
         self.keep("session", "\0".join(key), None if turn is None else (turn.model, turn.at))
 
 
-def _with_rules(ranking: Ranking, rule: str) -> Ranking:
+def _placed(ranking: Ranking, decision: Decision, ready: Ready) -> Ranking:
+    """Return the ranking with one place of each model."""
+    return spread(ranking, ready.groups, fraction("deployment", decision.request.route.unit or decision.id))
+
+
+def _whose(ranking: Ranking, trace: Trace) -> Ranking:
     """Return an empty ranking that says whose limits these are."""
-    ours = (f"some of these limits are those of the rules in force: {rule}",) if rule else ()
-    return replace(ranking, infeasible=ranking.infeasible + ours)
+    ours = [f"the rules in force: {trace.rule}"] if trace.rule else []
+    ours += [f"the experiment's arm {trace.arm}"] if trace.arm and not trace.shadow else []
+    said = tuple(f"some of these limits are those of {one}" for one in ours)
+    return replace(ranking, infeasible=ranking.infeasible + said)
 
 
 def _note(decision: Decision, note: str) -> None:

@@ -21,6 +21,7 @@ from index.errors import StoreError
 _log = structlog.get_logger("waypost")
 _FORMAT: Final = 1
 _EVERY_S: Final = 1.0
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MOST: Final = 100_000  # changes that wait; more only come while the disk is full
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -43,7 +44,7 @@ class State:
         try:
             self._file = _open(path)
         except sqlite3.Error as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
                 raise StoreError(f"{path} cannot be opened: {error}; see that its folder can be written") from error
             aside = path.with_name(f"{path.name}.damaged")
             _log.warning("policy_state_damaged", path=str(path), moved_to=str(aside), why=str(error))
@@ -100,6 +101,24 @@ class State:
         with self._writing, self._file:
             self._file.executemany("INSERT OR REPLACE INTO kept (kind, key, value) VALUES (?, ?, ?)", kept)
             self._file.executemany("DELETE FROM kept WHERE kind = ? AND key = ?", gone)
+
+
+def damaged(path: Path) -> str:
+    """Return why a file is no such state and would be put aside, "" where it is one or not there; changes nothing.
+
+    Raises:
+        StoreError: it cannot be looked at.
+    """
+    if not path.exists():
+        return ""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+            file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            return str(error)
+        raise StoreError(f"{path} cannot be opened: {error}; see that it can be read") from error
+    return ""
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -14,8 +14,8 @@ Pure arithmetic, for all chains and thresholds at once. Called by `service.routi
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import NormalDist
 from typing import Final, NamedTuple
@@ -41,13 +41,18 @@ class Team:
 
     `separation`: how far apart right and wrong answers are to the review (d' of signal detection, 0: it cannot tell).
     `agreement`: correlation of the models' scores, shape (models, models), in the order of `models`.
-    `ensemble`: how many models an ensemble has.
+    `ensemble`: how many models an ensemble has. `groups`: of those that are one model at several places, its name.
     """
 
     separation: float
     agreement: Floats
     models: tuple[str, ...]
     ensemble: int = 3
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def same(self, one: str, other: str) -> bool:
+        """Return whether two are the same model at different places."""
+        return one in self.groups and self.groups[one] == self.groups.get(other)
 
     def agree(self, one: str, other: str) -> float:
         """Return the correlation of two models' scores; 0 for one that a newer generation does not know."""

@@ -36,7 +36,7 @@ class Known:
 class Ranking:
     """The feasible models, best first; without any, `infeasible` says which limits left none.
 
-    `siblings` are the same model as the first at other places.
+    `siblings` are the same model as the first at other places: no other choice, but where to go when its call fails.
     """
 
     models: tuple[Estimate, ...]
@@ -159,7 +159,7 @@ def single(ranking: Ranking) -> Plan:
     others = [e for e in ranking.models[1:] if e.quality > 0 and e not in same]
     dearer = [e for e in others if e.cost_usd > first.cost_usd][: _STEPS - 1]
     rest = (e for e in others if e.cost_usd <= first.cost_usd)
-    steps = (first, *same[:1], *sorted(dearer, key=lambda e: e.cost_usd), *rest)
+    steps = (first, *same[:1], *sorted(dearer, key=lambda e: e.cost_usd), *rest, *same[1:])
     return Plan(steps[:_STEPS], ranking.confidence, ranking.reason)
 
 

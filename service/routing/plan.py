@@ -4,9 +4,11 @@ Cascades are worked out by `service.routing.cascade`. Called by `service.decide`
 looks at answers: that is `service.routing.review`.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -122,12 +124,26 @@ def _ensemble(plan: Plan, feasible: Sequence[Estimate], route: RouteOptions, tea
     wanted = route.min_quality
     if wanted is not None and members[0].quality < wanted - CLOSE:
         return _unreachable(wanted, members[0].quality, "member of an ensemble")
+    if route.willingness_to_pay is not None:
+        members = _worth_their_price(members, route.willingness_to_pay, team)
     if len(members) == 1:
         return plan
     members.sort(key=lambda e: (-e.quality, e.cost_usd))
     # Two cannot outvote each other.
     combine = Combine.BEST_REVIEWED if len(members) == 2 else Combine.WEIGHTED_VOTE  # noqa: PLR2004
     return replace(plan, steps=tuple(members), together=len(members), shape=Shape.ENSEMBLE, combine=combine)
+
+
+def _worth_their_price(members: Sequence[Estimate], price: float, team: Team) -> list[Estimate]:
+    """Return the first one, two or more of the members: as many as quality - cost / willingness to pay is best with.
+
+    How likely the vote is right is taken from its signal, as if it were normally distributed.
+    """
+    quality = [members[0].quality]
+    quality += [NormalDist().cdf(_signal(members[:n], team)) for n in range(2, len(members) + 1)]
+    paid = itertools.accumulate(e.cost_usd for e in members)
+    worth = [q - usd / price for q, usd in zip(quality, paid, strict=True)]
+    return list(members[: worth.index(max(worth)) + 1])
 
 
 def _signal(members: Sequence[Estimate], team: Team) -> float:

@@ -93,14 +93,16 @@ def _verdict(plan: Plan, at: int, p: float, failed: str, route: RouteOptions, te
     """Return whether to accept, and otherwise the next model, "" where none is left."""
     if plan.shape is Shape.ENSEMBLE:
         return p >= _HALF, ""
-    following = plan.steps[at + 1].model if at + 1 < len(plan.steps) else ""
+    one = plan.steps[at]
+    # The same model elsewhere is for calls that fail: it would answer no better.
+    other = next((step for step in plan.steps[at + 1 :] if not team.same(one.model, step.model)), None)
+    following = other.model if other is not None else ""
     if at < len(plan.accept_at):
         return (p >= plan.accept_at[at], "" if p >= plan.accept_at[at] else following)
-    if not following:  # nothing better is to be had: keep what is an answer at all
+    if other is None:  # nothing better is to be had: keep what is an answer at all
         return not failed, ""
     if plan.accept_at:  # where the cascade ends; the steps behind it are for calls that fail
         return not failed, following if failed else ""
-    one, other = plan.steps[at], plan.steps[at + 1]
     price = other.cost_usd / route.willingness_to_pay if route.willingness_to_pay else 0.0
     least = break_even(one.quality, other.quality, team.agree(one.model, other.model), price)
     accepted = not failed and p >= min(least, least if route.min_quality is None else route.min_quality)

@@ -273,6 +273,16 @@ def test_a_store_that_is_none_is_said_at_the_start_and_by_check(starter_index: P
     assert "waypost.sqlite3" in found.stdout
 
 
+def test_check_says_of_a_damaged_policy_state_that_it_will_be_put_aside(starter_index: Path, tmp_path: Path) -> None:
+    where = ("--index", starter_index, "--data-dir", tmp_path)
+    path = tmp_path / "policy.sqlite3"
+    assert f"{path} (not there yet)" in done("check", *where)
+    path.write_text("this is no database, whatever its name says" * 100)
+    said = done("check", *where)
+    assert f"{path} (damaged, file is not a database: the start puts it aside" in said
+    assert list(tmp_path.glob("policy*")) == [path], "looked at, and left as it was"
+
+
 def test_check_finds_nothing_wrong_where_nothing_is(starter_index: Path, tmp_path: Path, server: Server) -> None:
     where = ("--index", starter_index, "--data-dir", tmp_path)
     said = done("check", *where, "--references", "reference_prompts/starter", "--models", MODELS)

@@ -193,6 +193,9 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(starter_index: Path, t
         results = client.router.DecideBatch(router_pb2.DecideBatchRequest(requests=batch)).results
         codes = {result.failure.code for result in results}
         assert codes == {0, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        for result in results:
+            later = result.failure.retry_after.ToNanoseconds() > 0
+            assert later == (result.WhichOneof("result") == "failure")
         client.close()
 
 

@@ -183,10 +183,23 @@ async def test_a_budget_that_is_spent_leaves_the_cheapest_and_counts_reports(roo
         assert spent() == pytest.approx(first.plan.steps[0].cost_usd)
         await service.report(first, fill_token="", model="large", usage=types_pb2.Usage(cost_usd=0.25))
         assert spent() == pytest.approx(0.25)
-        await service.report(first, fill_token="", model="large", usage=types_pb2.Usage(cost_usd=0.75))
+        await service.report(first, fill_token="", model="medium", usage=types_pb2.Usage(cost_usd=0.75))
         assert spent() == pytest.approx(1.0)
         assert (await service.decide(HARD, "shop", cache=BYPASS)).plan.steps[0].model == "small-1"
         assert (await service.decide(HARD, "other", cache=BYPASS)).plan.steps[0].model == "large-1"
+
+
+async def test_a_budget_that_is_spent_holds_for_conversations_too(root: Path) -> None:
+    async with running(root, **EVERYTHING, policy={"monthly_budget_usd": 1.0}) as service:
+        first = await service.decide(HARD, conversation_id="c", cache=BYPASS)
+        assert first.plan.steps[0].model == "large-1"
+        await service.report(first, fill_token="", model="large", usage=types_pb2.Usage(cost_usd=2))
+        for text in ("make it shorter", HARD):
+            found = await service.decide(text, conversation_id="c", cache=BYPASS)
+            assert found.plan.steps[0].model == "small-1"
+        vote = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE)
+        found = await service.decide(HARD, conversation_id="c", cache=BYPASS, route=vote)
+        assert [step.with_previous for step in found.plan.steps].count(True) == 0
 
 
 # ---- conversations -----------------------------------------------------------------------------------------------

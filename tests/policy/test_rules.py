@@ -127,6 +127,8 @@ def test_a_rule_never_lets_the_cache_do_more_than_the_request_does(mode: CacheMo
         ),
         ("when = 'category == \"maths\"'\ncache = 'bypass'", "cache: cannot depend on `category`"),
         ("when = 'language == \"English\"'\npin = 'small'", 'a language is an ISO 639-1 code such as "en"'),
+        ("when = 'language in [\"EN\"]'\npin = 'small'", 'a language is an ISO 639-1 code such as "en"'),
+        ("when = 'scope == \"two words\"'\npin = 'small'", "no scope can be called so"),
         ('when = "tokens > 9 && tokens < 5"\npin = "small"', "can never match: nothing is left of tokens"),
     ],
 )

@@ -145,10 +145,30 @@ def test_labels_and_scores_are_measured_apart() -> None:
     assert (labels.kind, len(labels)) == ("labels", 4)
 
 
-def test_scores_with_holes_cannot_be_compared() -> None:
+def test_models_that_never_answered_the_same_prompt_cannot_be_compared() -> None:
     references = [Reference("a", "a", scores={"cheap": 1}), Reference("b", "b", scores={"dear": 1})]
-    with pytest.raises(InputError, match="scored in every row"):
+    with pytest.raises(InputError, match="must have answered the same prompts"):
         as_rows(references, CATALOGUE, 300)
+    with pytest.raises(InputError, match="only one model is scored"):
+        as_rows(references[:1], CATALOGUE, 300)
+
+
+def test_a_hole_costs_its_row_and_not_its_model() -> None:
+    names = CATALOGUE.ids
+    whole = [Reference(f"r{i}", f"prompt {i}", scores=dict.fromkeys(names, 0.5)) for i in range(10)]
+    failed = Reference("hole", "one call failed", scores={names[0]: 1.0})
+    (rows,) = as_rows([failed, *whole], CATALOGUE, 300)
+    assert (rows.models, len(rows), rows.at.tolist(), rows.restricted) == (names, 10, list(range(1, 11)), False)
+    assert rows.holes == "1 of 11 rows with scores, which lack one of a compared model"
+
+
+def test_a_model_that_few_rows_score_is_left_out_and_named() -> None:
+    three = Catalogue((CHEAP, DEAR, Model("rare", 1.0, 2.0, 8_000)))
+    rare = [Reference("r", "r", scores={"cheap": 1, "dear": 0, "rare": 1})]
+    often = [Reference(f"o{i}", f"o {i}", scores={"cheap": 1, "dear": 0}) for i in range(10)]
+    (rows,) = as_rows([*rare, *often], three, 300)
+    assert (rows.models, len(rows), rows.restricted) == (("cheap", "dear"), 11, True)
+    assert rows.holes == "rare, scored in too few of the rows"
 
 
 def test_no_rows_are_refused() -> None:

@@ -226,6 +226,17 @@ def test_two_cannot_outvote_each_other_so_reviews_decide() -> None:
     assert (len(plan.steps), plan.combine) == (2, Combine.BEST_REVIEWED)
 
 
+def test_an_ensemble_has_no_more_members_than_are_worth_their_price() -> None:
+    found = estimates((0.8, 1.0), (0.79, 1.0), (0.78, 1.0))
+    sizes = []
+    for price in (1.0, 20.0, 100.0, 1e9):
+        options = RouteOptions(shape=Shape.ENSEMBLE, willingness_to_pay=price)
+        sizes.append(shaped(ranking(found), options, team(1.0, 0.0)).together)
+    assert sizes[0] == 1
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 3
+
+
 def test_agreement_is_the_correlation_of_scores_where_both_are_known() -> None:
     random = np.random.default_rng(3)
     one = (random.random(4_000) < 0.6).astype(np.float32)

@@ -1,0 +1,72 @@
+"""The commands that look into a running service: explain, stats, generations. Part of `service.cli`."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
+Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
+_LOCAL = "127.0.0.1:50051"
+
+
+@app.command()
+def explain(
+    decision: Annotated[str, typer.Argument(help="Its id, from the response of Decide.")],
+    address: Address = _LOCAL,
+    as_json: AsJson = False,
+    token: Token = "",
+    timeout: Timeout = 10.0,
+) -> None:
+    """Show one of the latest decisions in full: what was expected of every model, and what had a say."""
+    from waypost.v1 import admin_pb2
+
+    from service import client, client_admin
+
+    request = admin_pb2.ExplainRequest(decision_id=decision)
+    found = client_admin.ask(address, "Explain", request, token=token, timeout=timeout)
+    typer.echo(client.to_json(found) if as_json else client_admin.explained_text(found))
+
+
+@app.command()
+def stats(
+    address: Address = _LOCAL,
+    scope: Annotated[str, typer.Option(help="Only this scope.")] = "",
+    as_json: AsJson = False,
+    token: Token = "",
+    timeout: Timeout = 10.0,
+) -> None:
+    """Show what a running service did since its start: cost, savings, shares and quality by model and arm."""
+    from waypost.v1 import admin_pb2
+
+    from service import client, client_admin
+
+    request = admin_pb2.GetStatsRequest(scope=scope)
+    found = client_admin.ask(address, "GetStats", request, token=token, timeout=timeout)
+    typer.echo(client.to_json(found) if as_json else client_admin.stats_text(found))
+
+
+@app.command()
+def generations(
+    address: Address = _LOCAL,
+    activate: Annotated[str, typer.Option(metavar="ID", help="Serve from this one from now on.")] = "",
+    as_json: AsJson = False,
+    token: Token = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+) -> None:
+    """List the generations that a running service can serve from, newest first, or have it serve from one of them."""
+    from waypost.v1 import admin_pb2
+
+    from service import client, client_admin
+
+    if activate:
+        wanted = admin_pb2.ActivateGenerationRequest(generation=activate)
+        done = client_admin.ask(address, "ActivateGeneration", wanted, token=token, timeout=timeout)
+        typer.echo(client.to_json(done) if as_json else f"serving {done.generation}, before {done.previous}")
+        return
+    request = admin_pb2.ListGenerationsRequest()
+    found = client_admin.ask(address, "ListGenerations", request, token=token, timeout=timeout)
+    typer.echo(client.to_json(found) if as_json else client_admin.generations_text(found))
