@@ -414,6 +414,16 @@ BACK = [
     "How much does it cost?",
     "Who is he?",
     "What does that mean?",
+    "Give me another example",
+    "Tell me two more jokes",
+    "Summarise our conversation",
+    "What was my first question?",
+    "Repeat your last answer, please",
+    "Which one is better?",
+    "Use simpler words",
+    "That's wrong",
+    "I don't understand",
+    "In bullet points",
 ]
 FORWARD = [
     "How do I reset my password?",
@@ -428,6 +438,11 @@ FORWARD = [
     "Is it safe to eat raw eggs?",
     "Make a cake",
     "How do I make it in Hollywood?",
+    "Tell me a joke",
+    "Summarise the plot of Hamlet",
+    "Which is better, tea or coffee?",
+    "Remove the last line of a file in bash",
+    "More sleep or more exercise?",
 ]
 
 
