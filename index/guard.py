@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Final
 
-from index.lexicon import DEPRIVING, PARTS, PLACES, RANK, UNITS, is_typo, opposed
+from index.lexicon import DEPRIVING, PARTS, PLACES, RANK, UNITS, VARIANTS, bare, is_typo, opposed
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
@@ -32,6 +32,8 @@ _OTHER_QUESTIONS: Final = frozenset(
 _NEVER_TYPOS: Final = (NUMBER, LITERAL, PICTURE)
 # Letters of the shortest word that may be two run together.
 _JOINED: Final = 4
+# "An asymmetric key" is not "a symmetric key".
+_ADJECTIVES: Final = ("ic", "al", "ous", "ed")
 # Residual words are aligned with each other one by one up to here: beyond it, two texts are not one with typos.
 _ALIGNED: Final = 24
 # Of a weight: rare enough to be a name that was not capitalised.
@@ -91,12 +93,22 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("verbatim_differs")
     if one.question != other.question and {one.question, other.question} in _OTHER_QUESTIONS:
         refused.append("question_differs")
+    if one.question == other.question == "yes" and _obliges(one) * _obliges(other) < 0:
+        refused.append("opposite")
     if one.symbols != other.symbols:
         refused.append("symbols_differ")
     if one.numbers != other.numbers:
         _check_numbers(one, other, refused)
     if (LITERAL in one.kinds or LITERAL in other.kinds) and _literals(one) != _literals(other):
         refused.append("terms_differ")
+
+
+def _obliges(text: Prepared) -> int:
+    """Return 1 where it is asked whether somebody must, -1 whether somebody may, 0 for anything else."""
+    first = text.words[0]
+    if first in ("can", "may"):
+        return -1
+    return first == "must" or (first in ("do", "does") and text.words[2:4] in (("have", "to"), ("need", "to")))
 
 
 def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:
@@ -154,7 +166,11 @@ def _join(one: Prepared, other: Prepared, left: list[int]) -> int:
         word = one.words[place]
         if len(word) >= _JOINED and word not in RANK and one.kinds[place] not in _NEVER_TYPOS:
             for index in range(len(words) - 1):
-                if word.startswith(words[index]) and word == words[index] + words[index + 1]:
+                if (
+                    word.startswith(words[index])
+                    and word == words[index] + words[index + 1]
+                    and not (words[index] == "a" and word.endswith(_ADJECTIVES))
+                ):
                     left.remove(place)
                     joined += 1
                     break
@@ -170,12 +186,9 @@ def _check_residuals(
         refused.append("dates_differ")
     if PICTURE in mine and PICTURE in theirs:
         refused.append("symbols_differ")
-    if NAME in mine or NAME in theirs:
-        both = (NAME in mine or _surplus(one, other)) and (NAME in theirs or _surplus(other, one))
-        other_one = _designates(one, other, left) or _designates(other, one, right)
-        if both or other_one or substituted(one, other, left, right, TELLING):
-            refused.append("names_differ")
-    elif "numbers_differ" not in refused and substituted(one, other, left, right, _RARE):
+    if _named_otherwise(one, other, left, right):
+        refused.append("names_differ")
+    elif NAME not in mine | theirs and "numbers_differ" not in refused and substituted(one, other, left, right, _RARE):
         refused.append("terms_differ")
     some, others = [one.words[p] for p in left], [other.words[p] for p in right]
     if some and others:
@@ -187,6 +200,18 @@ def _check_residuals(
         DEPRIVING.isdisjoint(others) or _says(one, left)
     ):
         refused.append("negation")
+
+
+def _named_otherwise(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int]) -> bool:
+    """Return whether what is named is another."""
+    if _varies(one, left) or _varies(other, right):
+        return True
+    mine, theirs = _any(one, left, NAME), _any(other, right, NAME)
+    if not (mine or theirs):
+        return False
+    both = (mine or _surplus(one, other)) and (theirs or _surplus(other, one))
+    other_one = _designates(one, other, left) or _designates(other, one, right)
+    return both or other_one or substituted(one, other, left, right, TELLING)
 
 
 _UNIT: Final = Counter(("1",))
@@ -209,6 +234,16 @@ def _designates(text: Prepared, other: Prepared, places: Sequence[int]) -> bool:
         if text.words[place] in PARTS and place + 1 < len(text.words) and text.kinds[place + 1] == NAME:
             return text.stems[place + 1] in other.stems
     return False
+
+
+def _varies(text: Prepared, places: Sequence[int]) -> bool:
+    """Return whether a model is named more closely: "13 Pro" after "13", "Pro Max" after "Pro"."""
+    return any(
+        place
+        and text.words[place] in VARIANTS
+        and (text.kinds[place - 1] in (NUMBER, NAME) or text.words[place - 1] in VARIANTS)
+        for place in places
+    )
 
 
 def _counted(words: Sequence[str]) -> bool:
@@ -239,7 +274,7 @@ def _inflected(one: Prepared, other: Prepared) -> bool:
 
 def _names(text: Prepared) -> dict[str, str]:
     named = zip(text.stems, text.words, text.kinds, strict=True)
-    return {stem: word for stem, word, kind in named if kind == NAME and word not in PLACES}
+    return {stem: bare(word) for stem, word, kind in named if kind == NAME and word not in PLACES}
 
 
 def substituted(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], least: float) -> bool:

@@ -8,6 +8,7 @@ at import. Pure look-ups, never a decision: `index.wording` reads prompts with i
 
 import math
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,7 @@ NEGATION: Final = _set("negation")
 PRONOUNS: Final = _set("pronouns")
 DEPRIVING: Final = _set("depriving")
 PARTS: Final = _set("parts")
+VARIANTS: Final = _set("variants")
 MONTHS: Final = _set("months")
 DATES: Final = _set("days") | MONTHS
 PLACES: Final = _set("places") | _set("nationalities")
@@ -98,6 +100,16 @@ def weight(word: str) -> float:
         return 0.25
     rank = RANK.get(word)
     return 1.0 if rank is None else 0.3 + 0.7 * math.log1p(rank) / math.log1p(len(RANK))
+
+
+@lru_cache(_CACHED)
+def bare(word: str) -> str:
+    """Return a word without its accents, as names of other languages are often typed."""
+    if word.isascii():
+        return word
+    return unicodedata.normalize(
+        "NFC", "".join(c for c in unicodedata.normalize("NFD", word) if c < "\u0300" or c > "\u036f")
+    )
 
 
 def is_participle(word: str) -> bool:
@@ -148,7 +160,7 @@ def _partners(word: str) -> frozenset[str]:
     found = {
         word.removeprefix(prefix)
         for prefix in _NEGATING
-        if word.startswith(prefix) and len(word) > len(prefix) + (_LEAST_ATYPICAL if prefix in ("a", "an") else 3)
+        if word.startswith(prefix) and len(word) > len(prefix) + _LEAST_LEFT.get(prefix, 3)
     }
     found |= {
         theirs + word.removeprefix(mine)
@@ -162,8 +174,8 @@ def _partners(word: str) -> frozenset[str]:
 
 
 _NEGATING: Final = frozenset(("un", "in", "im", "il", "ir", "dis", "non", "anti", "mis", "de", "a", "an"))
-# Of what "a-" or "an-" negates: "atypical" is not "typical", but "around" is not the opposite of "round".
-_LEAST_ATYPICAL: Final = 4
+# Letters left of what is negated: "atypical" is not "typical", but "around" is not the opposite of "round".
+_LEAST_LEFT: Final = {"a": 4, "an": 4, "un": 2}
 _PREFIXES: Final = (
     ("macro", "micro"), ("hyper", "hypo"), ("over", "under"), ("pre", "post"), ("intra", "inter"), ("endo", "exo"),
     ("in", "ex"), ("im", "ex"), ("en", "de"), ("in", "de"), ("in", "out"), ("up", "down"), ("homo", "hetero"),

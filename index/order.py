@@ -54,7 +54,7 @@ def _exchanged(one: Prepared, other: Prepared) -> bool:
 
 
 def _reversed(one: Prepared, other: Prepared) -> bool:
-    """Return whether what one goes "to" the other goes "from"."""
+    """Return whether what one goes "to" the other goes "from", or the like."""
     mine, theirs = set(one.markers), set(other.markers)
     for marker in mine ^ theirs:
         word, _, place = marker.partition(" ")
@@ -65,7 +65,8 @@ def _reversed(one: Prepared, other: Prepared) -> bool:
     return False
 
 
-_FACING: Final = {"to": "from", "from": "to", "over": "under", "under": "over", "until": "since", "since": "until"}
+# "By 10 %" is neither "to 10 %" nor from there: pairs are found from either side.
+_FACING: Final = {"to": "from", "over": "under", "until": "since", "by": "to"}
 
 
 def _alternatives(words: tuple[str, ...]) -> int:

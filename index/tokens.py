@@ -43,8 +43,9 @@ _TOKEN: Final = re.compile(
 )
 # Addresses, paths, names of files and of variables: compared as they stand.
 _LITERAL: Final = re.compile(
-    r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|[\w\-]{2,}\.[a-z]\w{1,5}"
-    r"|[A-Za-z]{1,2}[+*]|[A-Z]{1,2}-|[a-z]--|\+\+[a-z]|[*&][A-Za-z]\w*"  # a+, blood of type A-, ++i, *p
+    r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|(?:[\w\-.]+/)?[\w\-]{2,}\.[a-z]\w{1,5}"
+    r"|(?i:utc|gmt)[+\-]\d\S*"
+    r"|[A-Za-z]{1,2}[+*]|[A-Z]{1,2}-|[a-z]--|\+\+[a-z]|[*&!][A-Za-z]\w*"  # a+, blood of type A-, ++i, *p
 )
 # In these small letters are not capital ones; nobody writes addresses and names of files with care.
 _CASED: Final = re.compile(r"[^@:]*[\\_][^@:]*|-\S*")
@@ -53,7 +54,13 @@ _FREE_OF: Final = re.compile(
     r"(?<=[a-z])-free\b|(?:(?<=\bsugar)|(?<=\bgluten)|(?<=\blactose)|(?<=\bdairy)|(?<=\balcohol)|(?<=\bfat)"
     r"|(?<=\bcaffeine)|(?<=\bnut)|(?<=\bmeat)) free\b"
 )
+# What is written either way; and who wishes a good morning asks nothing about it.
+_UNITED: Final = re.compile(r"\b(?:the )?[Uu]nited ([Ss]tates|[Kk]ingdom)\b(?: of America\b| of Great Britain\b)?")
+_FIRST_WAR: Final = re.compile(r"(?<=[Ww]orld [Ww]ar )I\b")
+_STATES: Final = {"s": "USA", "k": "UK"}
+_GREETING: Final = re.compile(r"good (?:morning|afternoon|evening)\b(?=\s*[,.!;:\-\n])", re.IGNORECASE)
 _EDGES: Final = ".,;:?!'\"()[]{}<>"
+_OPENING: Final = _EDGES.replace("!", "")  # "!x" is not x
 # Beyond single letters, which are letters first.
 _ROMAN: Final = {
     tens * "X" + ones: str(10 * tens + one)
@@ -63,8 +70,10 @@ _ROMAN: Final = {
 }
 _GROUPED: Final = re.compile(r"(?<=\d),(?=\d{2,3}(?:\D|$))")
 _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"',
-                                "–": "-", "‑": "-", "−": "-"})  # fmt: skip
-_MAYBE_LITERAL: Final = re.compile(r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[+*&][A-Za-z]")
+                                "–": "-", "‑": "-", "−": "-", "×": "x"})  # fmt: skip
+_MAYBE_LITERAL: Final = re.compile(
+    r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[CTct][+\-]\d|[+*&!][A-Za-z]"
+)
 _CHUNK: Final = re.compile(r"\S+")
 _HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
 _PICTURES: Final = 0x2190
@@ -102,10 +111,17 @@ def plain(text: str) -> tuple[str, bool]:
     text = text[:LONGEST]
     if "free" in text:
         text = _FREE_OF.sub(" without", text)
+    if "nited" in text:
+        text = _UNITED.sub(lambda found: _STATES[found[1][0].casefold()], text)
+    if "ar I" in text:
+        text = _FIRST_WAR.sub("1", text)
+    if text[:5].casefold() == "good ":
+        text = _GREETING.sub("", text)
     if text.isascii():
         return text.replace("`", "'"), cut
     text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
     cut = cut or len(text) > LONGEST
+    text = text.replace("°C", " celsius").replace("°F", " fahrenheit")
     return text[:LONGEST].translate(_QUOTES).replace(_HELD, " "), cut
 
 
@@ -160,7 +176,7 @@ def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
 
 def _hold(chunk: str, held: list[str]) -> str:
     """Return a chunk of text, or where it is an address, a path or a name of a program's, what stands for it."""
-    core = chunk.strip(_EDGES)
+    core = chunk.rstrip(_EDGES).lstrip(_OPENING)
     if not _LITERAL.fullmatch(core) or not any(map(str.isalpha, core)):
         return chunk
     held.append(core if _CASED.fullmatch(core) else core.casefold())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Final
 
-from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, is_participle, stem, weight
+from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, bare, is_participle, stem, weight
 from index.text import canonical
 from index.tokens import BE, LITERAL, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
@@ -82,7 +82,7 @@ def prepare(text: str) -> Prepared:
     words = [w for w, k in zip(words, marks, strict=True) if k < SYMBOL]
     marks = [k for k in marks if k < SYMBOL]
     weights = tuple(_weight(w, k) for w, k in zip(words, marks, strict=True))
-    stems = tuple(intern(w if k == NUMBER else stem(w)) for w, k in zip(words, marks, strict=True))
+    stems = tuple(intern(_stem(w, k)) for w, k in zip(words, marks, strict=True))
     language = _language(text, words, marks)
     return Prepared(
         words=tuple(map(intern, words)),
@@ -104,6 +104,10 @@ def prepare(text: str) -> Prepared:
     )
 
 
+def _stem(word: str, kind: int) -> str:
+    return word if kind == NUMBER else stem(bare(word) if kind == NAME else word)
+
+
 def _weight(word: str, kind: int) -> float:
     return 1.0 if kind in (NAME, NUMBER, LITERAL) else 0.0 if kind == PICTURE else weight(word)
 
@@ -123,11 +127,25 @@ def _with_units(words: list[str], kinds: list[int]) -> tuple[str, ...]:
     found = []
     for place, kind in enumerate(kinds):
         if kind == NUMBER:
-            after = UNITS.get(words[place + 1], "") if place + 1 < len(words) else ""
+            after = _unit(words, place + 1)
             before = UNITS.get(words[place - 1], "") if place else ""
             unit = after or (before if before in CURRENCIES else "")
             found.append(intern(f"{words[place]} {unit}" if unit else words[place]))
     return tuple(found)
+
+
+def _unit(words: list[str], place: int) -> str:
+    """Return the unit that stands at a place: "litres", "sq ft", "degrees Celsius"; "" without one."""
+    if place >= len(words):
+        return ""
+    word = words[place]
+    if (power := _BEFORE_UNITS.get(word)) is None:
+        return UNITS.get(word, "")
+    unit = UNITS.get(words[place + 1], "") if place + 1 < len(words) else ""
+    return unit and power + unit
+
+
+_BEFORE_UNITS: Final = {"degree": "", "degrees": "", "deg": "", "sq": "square ", "square": "square ", "cubic": "cubic "}
 
 
 CURRENCIES: Final = frozenset(("usd", "inr", "eur", "gbp", "jpy", "krw", "rur", "lira", "btc"))
@@ -185,8 +203,10 @@ def _markers(words: list[str], stems: tuple[str, ...], weights: tuple[float, ...
     found = []
     for place, word in enumerate(words):
         if word in _MARKERS:
-            follows = next((stems[p] for p in range(place + 1, len(words)) if weights[p] > 0), "")
-            found.append(intern(f"{word} {follows}"))
+            follows = [stems[p] for p in range(place + 1, len(words)) if weights[p] > 0][:2]
+            if len(follows) > 1 and follows[0] in CURRENCIES and follows[1][0].isdigit():
+                del follows[0]  # "$500" is "500 dollars"
+            found.append(intern(f"{word} {follows[0] if follows else ''}"))
     return tuple(found)
 
 
@@ -221,7 +241,9 @@ def _script(text: str) -> str:
     return max(counts, key=counts.__getitem__) if counts else "LATIN"
 
 
-_ENGLISH: Final = frozenset(word for word in STOP | GENERIC | PRONOUNS | NEGATION if len(word) > 1)
+_ENGLISH: Final = frozenset(word for word in STOP | GENERIC | PRONOUNS | NEGATION if len(word) > 1) | {
+    "i", "describe", "define", "summarise", "summarize", "compare", "write", "recipe", "definition", "difference",
+}  # fmt: skip
 # Of the words that are no names, those known to be English: less where a function word says so too.
 _SURE: Final = 0.65
 _LIKELY: Final = 0.35

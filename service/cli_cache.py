@@ -144,11 +144,13 @@ def import_(
 
     stored = replaced = lapsed = wrong = 0
     try:
-        file = sys.stdin if str(source) == "-" else source.open(encoding="utf-8")
+        file = sys.stdin.buffer if str(source) == "-" else source.open("rb")
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
     with file, client_cache.Answers(address, scope, token, timeout) as answers:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 took = answers.put(client_cache.read(line), time.time())
             except (ValueError, CallError) as error:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self
 
 import grpc
@@ -121,16 +121,15 @@ def to_row(answer: cache_pb2.StoredAnswer) -> dict[str, Any]:
 
 def to_put(row: dict[str, Any], scope: str, now: float) -> cache_pb2.PutRequest | None:
     """Return the request that stores a line of an export again, None where it has lapsed; raises ValueError."""
-    if wrong := [name for name in _FIELDS if not isinstance(row.get(name), str)]:
-        raise ValueError(f"{', '.join(wrong)}: missing, or not a text")
+    _check(row)
     expires_at = row.get("expires_at")
     if expires_at is not None and expires_at <= now:
         return None
     request = cache_pb2.PutRequest(
         scope=scope,
-        exact_only=bool(row.get("exact_only")),
-        source_tags=row.get("source_tags", ()),
-        wordings=row.get("wordings", ()),
+        exact_only=row.get("exact_only") or False,
+        source_tags=row.get("source_tags"),
+        wordings=row.get("wordings"),
     )
     for name in _FIELDS:
         setattr(request, name, row[name])
@@ -146,9 +145,43 @@ def to_put(row: dict[str, Any], scope: str, now: float) -> cache_pb2.PutRequest 
     return request
 
 
-def read(line: str) -> dict[str, Any]:
+def _check(row: dict[str, Any]) -> None:
+    """Raise ValueError where a field is not what an export has there."""
+    if wrong := [name for name in _FIELDS if not isinstance(row.get(name), str)]:
+        raise ValueError(f"{', '.join(wrong)}: missing, or not a text")
+    for name, (fits, what) in _OPTIONAL.items():
+        if row.get(name) is not None and not fits(row[name]):
+            raise ValueError(f"{name}: not {what}")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _sizes(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, int) and one >= 0 for one in value)
+
+
+def _time(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MAX_TIME
+
+
+_MAX_TIME: Final = 1e12
+_OPTIONAL: Final[dict[str, tuple[Callable[[object], bool], str]]] = {
+    "source_tags": (_texts, "a list of texts"),
+    "wordings": (_texts, "a list of texts"),
+    "chunk_bytes": (_sizes, "a list of sizes in bytes"),
+    "exact_only": (lambda value: isinstance(value, bool), "true or false"),
+    "expires_at": (_time, "a time in seconds since the epoch"),
+}
+
+
+def read(line: bytes) -> dict[str, Any]:
     """Return a line of an export; raises ValueError."""
-    row = json.loads(line)
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - what json itself raises
     return row

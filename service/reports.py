@@ -27,18 +27,21 @@ from service.settings import CacheSettings
 # Texts up to this length are looked through at once, in half a millisecond; longer ones on a thread.
 _AT_ONCE: Final = 4 << 10
 
-# How providers name a complete answer: OpenAI, Anthropic, Google, Cohere; "" is for callers that do not say.
+# How providers name a complete answer, whatever the case: OpenAI, Anthropic, Google, Cohere, Hugging Face; "" is for
+# callers that do not say.
 _COMPLETE = frozenset(
     {
         "",
         "stop",
+        "completed",
         "tool_calls",
         "function_call",
         "end_turn",
         "stop_sequence",
         "tool_use",
-        "STOP",
-        "COMPLETE",
+        "complete",
+        "tool_call",
+        "eos_token",
     }
 )
 
@@ -103,18 +106,7 @@ async def report(
         PreconditionFailed: the fill token is not this decision's, was used before, or has lapsed.
         StoreError: the answer could not be stored; the token stays good.
     """
-    removed = 0
-    if what.answer_wrong and decision.hit is not None:
-        wrong = decision.hit.answer
-        lessons.complain(decision)
-        removed = int(answers.view.by_id(wrong.scope, wrong.id) is not None)
-        await answers.remove([RecordKey(Kind.ANSWER, wrong.scope, wrong.id)])
-    elif what.answer_wrong:  # a reviewed answer, which may have been stored before anyone knew
-        request = decision.request
-        entry = answers.view.exact(request.scope, decision.prompt.key, request.private_to)
-        if entry is not None and entry.model == what.model:
-            removed = 1
-            await answers.remove([RecordKey(Kind.ANSWER, entry.scope, entry.id)])
+    removed = await _take_back(decision, what, answers, lessons) if what.answer_wrong else 0
     confirmed = lessons.hear(decision, what.answer, what.equivalent) if what.equivalent is not None else None
     if not fill_token:
         return Reported(removed=removed)
@@ -151,6 +143,33 @@ async def report(
         decision.fill_token = fill_token
         raise
     return Reported(entry_id=stored.wording_of or stored.id, removed=removed, private_to=stored.private_to)
+
+
+async def _take_back(decision: Decision, what: Report, answers: Answers, lessons: Lessons) -> int:
+    """Remove the answer that is reported as wrong, and learn from it; return how many went."""
+    if decision.hit is not None:
+        wrong = decision.hit.answer
+        lessons.complain(decision)
+        if not _is_there(wrong, answers.view):
+            return 0
+        key = RecordKey(Kind.ANSWER, wrong.scope, wrong.id)
+    else:  # a reviewed answer, which may have been stored before anyone knew
+        request = decision.request
+        entry = answers.view.exact(request.scope, decision.prompt.key, request.private_to)
+        if entry is None or entry.model != what.model:
+            return 0
+        key = RecordKey(Kind.ANSWER, entry.scope, entry.id)
+    await answers.remove([key])
+    return 1
+
+
+def _is_there(wrong: Answer, view: View) -> bool:
+    """Return whether what was served is still there, and was not put right meanwhile."""
+    there = view.by_id(wrong.scope, wrong.id)
+    if there is None:
+        return False
+    # Of a decision before a restart only is known when its answer was stored.
+    return there.meaning == wrong.meaning if wrong.meaning else there.stored_at <= wrong.stored_at
 
 
 def _joined(answer: Answer, confirmed: Confirmed, what: Report, view: View) -> Answer:
@@ -283,7 +302,7 @@ def _refusal(what: Report, settings: CacheSettings) -> str:
         return "the answer is reported as wrong"
     if blank(what.answer):
         return "the answer is empty"
-    if what.finish_reason not in _COMPLETE:
+    if what.finish_reason.lower() not in _COMPLETE:
         return f"finish_reason {what.finish_reason!r} is not that of a complete answer"
     large = oversize(what.answer, settings)
     return f"the answer is {large}" if large else ""

@@ -30,6 +30,13 @@ _AGAIN = r"(?:please|pls|thanks|thank\syou|again|now|then|instead|too|as\swell|a
 _LANGUAGE = (
     r"(?:english|french|german|spanish|italian|portuguese|dutch|polish|russian|chinese|japanese|korean|arabic|hindi)"
 )
+# "Your last answer", "our conversation": what only those have who are talking.
+_SAID = (
+    r"(?:the|our|your|my|this)\s(?:(?:whole|last|first|previous|above|final)\s)?"
+    r"(?:conversation|chat|discussion|answer|reply|response|message|question|explanation)"
+)
+_PIECES = r"(?:ones?|examples?|jokes?|ideas?|options?|details?|suggestions?|questions?|quotes?|facts?|names?|tips?)"
+_COUNT = r"(?:one|two|three|four|five|ten|some|a\sfew|any|\d{1,2})"
 _REFERS = re.compile(
     rf"""
     (?:(?:and|but|so|ok(?:ay)?|now|no|yes|hmm|well|then|can\ you|could\ you|would\ you|will\ you|please|pls)[\s,]+)*
@@ -47,6 +54,28 @@ _REFERS = re.compile(
            |less\s+(?:formal|technical))
         |in\s+{_LANGUAGE}
         |(?:and|now|but|same|what\ about|how\ about)\s+(?:it\s+)?in\s+[\w-]+(?:\s+[\w-]+)?
+        # summarise our conversation; repeat your last answer in French; what was my first question; what did you say
+        |(?:summari[sz]e|recap|repeat|rewrite|translate|shorten|simplify|improve|explain|expand|check|correct)\s+{_SAID}
+           (?:\s+\S+){{0,4}}
+        |what\s(?:is|was)\s(?:my|your)\s(?:first|last|previous)\s(?:question|answer|message|point)
+        |what\sdid\s(?:you|i)\s(?:just\s)?(?:say|mean|ask|write)(?:\s(?:before|earlier))?
+        |what\sare\s(?:the|your)\ssources
+        # another example; give me two more jokes; any other ideas; ten more
+        |(?:(?:tell|show|give)\sme\s)?(?:(?:another|a\sdifferent)(?:\s{_PIECES})?
+           |(?:{_COUNT}\s)?(?:more|other)(?:\s{_PIECES})?)
+        # make it rhyme; use simpler words; add an example; remove the last line; in bullet points; a bit longer
+        |make\s(?:it|them|this|that)(?:\s[\w-]+){{1,3}}
+        |use\s(?:emojis|(?:simpler|shorter|fewer|other|more|easier)\s\w+)
+        |add\s(?:an?|some|more|{_COUNT}\smore)\s{_PIECES}
+        |(?:remove|delete|change|fix)\sthe\s(?:(?:last|first|second|third)\s\w+|tone|style|format|title|ending|bug|error)
+        |in\s(?:bullet\spoints|(?:one|two|three)\ssentences?|(?:simple|simpler|other|plain)\s(?:words|terms))
+        |as\sa\s(?:table|list)|(?:a\s(?:bit|little)|slightly|even)\s(?:shorter|longer|simpler|more\s\w+|less\s\w+)
+        # that's wrong; I meant the other one; I don't understand; which one is better; go back; option 2
+        |(?:that(?:'s|\sis)|you(?:'re|\sare))\s(?:not\s)?(?:wrong|right|correct|incorrect|true|mistaken)|i\smeant\s.{{1,40}}
+        |i\s(?:still\s)?(?:don't|do\snot|didn't)\s(?:understand|get)(?:\s(?:it|that|this))?
+        |which\s(?:one|of\s(?:them|these|those))(?:\s\S+){{0,4}}
+        |go\sback|undo\s(?:it|that)|keep\sgoing|continue\swhere\s.{{1,20}}|(?:same\s)?as\s(?:before|above)
+        |both|(?:option|number|answer)\s(?:\d{{1,2}}|[a-d])
         # what about the second one; how about tomorrow; and Germany; the same for dogs; do the same in Python
         |(?:(?:what|how)\ about|same\s+(?:for|in|with|but(?:\s+for|\s+in|\s+with)?))\s+\S+(?:\s+\S+){{0,2}}
         |(?:do|say|show|repeat)?\s*the\ same(?:\s+thing)?\s+(?:for|in|with|but(?:\s+for|\s+in|\s+with)?)

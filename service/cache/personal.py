@@ -18,7 +18,12 @@ _OVERLAP: Final = 512  # longer than anything that is found
 
 _DIGITS = re.compile(r"\d+")
 _BESIDE: Final = 64  # longer than what a check looks at before and after a number's digits
-_AT = re.compile(r"(?<=[\w.%+\-])@(?:[\w\-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_AT = re.compile(r"(?<=[\w.%+\-\"])@(?:[\w\-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+# As people write one that programs shall not find, and as it stands in an address of the web.
+_SPELT_AT = re.compile(
+    r"\w ?(?:[(\[{]at[)\]}]|%40) ?[\w\-]{1,63}(?:(?:\.| ?[(\[{]dot[)\]}] ?)[\w\-]{1,63}){1,8}", re.IGNORECASE
+)
+_SPELT: Final = ("(at)", "[at]", "{at}", "(AT)", "[AT]", "%40")
 # Of e-mail addresses only this is none: it is how programs name a repository.
 _NOT_A_PERSON = re.compile(r"(?:\A|[^\w.%+\-])git\Z")
 
@@ -43,7 +48,7 @@ _MAX_CHECKED: Final = 5_000
 
 _CARD = re.compile(r"(?<![\w.,\-])(?:(?:[3-6]\d|2[2-7])\d{2}(?:[ \-]?\d){9,15}|[3-6]\d{3}(?:\.\d{4}){3})(?![.,\-]?\w)")
 _IBAN = re.compile(
-    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
+    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \-]?[A-Z0-9]{4}){2,7}(?:[ \-]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
 )
 _IBAN_LENGTHS: Final = {
     **dict.fromkeys(("NO",), 15),
@@ -83,7 +88,9 @@ _KEY = re.compile(
         |AIza[A-Za-z0-9_\-]{35}|ya29\.[A-Za-z0-9_\-]{20,200}|SG\.[A-Za-z0-9_\-]{16,64}\.[A-Za-z0-9_\-]{16,64}
         |dckr_pat_[A-Za-z0-9_\-]{20,200}|AGE-SECRET-KEY-1[A-Z0-9]{20,200}
         |\d{8,10}:AA[A-Za-z0-9_\-]{33}
-        |hf_[A-Za-z0-9]{30,200}|npm_[A-Za-z0-9]{30,200}
+        |(?:hf|npm|gsk|r8|ntn|whsec|lin_api|dop_v1|shp(?:at|ss|ca|pa)|sntrys)_[A-Za-z0-9]{30,200}
+        |(?:pplx|xai|pypi|PMAK|tskey-[a-z]{3,10}|sq0(?:atp|csp))-[A-Za-z0-9_\-]{20,200}
+        |hvs\.[A-Za-z0-9_\-]{24,200}|dapi[0-9a-f]{32}|key-[0-9a-f]{32}
         |eyJ[A-Za-z0-9_\-]{8,2000}\.eyJ[A-Za-z0-9_\-]{8,2000}\.[A-Za-z0-9_\-]{8,2000}
     )""",
     re.VERBOSE,
@@ -111,15 +118,33 @@ _KEY_PARTS: Final = (
     ":AA",
     "hf_",
     "npm_",
+    "r8_",
+    "ntn_",
+    "whsec_",
+    "_api_",
+    "dop_v1_",
+    "shp",
+    "sntrys_",
+    "pplx-",
+    "xai-",
+    "pypi-",
+    "PMAK-",
+    "tskey-",
+    "sq0",
+    "hvs.",
+    "dapi",
+    "key-",
     "eyJ",
 )
 _KEY_NAMES: Final = ("key", "secret", "token", "passw", "bearer")
-# A secret that is given a name: long, and of small and capital letters and digits, as no word and no name is.
+# A secret that is given a name: long, and of small and capital letters and digits, as no word and no name is, or of
+# sixteen kinds of digits. What is called with arguments is a function's name.
 _NAMED_KEY = re.compile(
     r"(?i:(?:api|access|account|secret|private|shared|encryption)[_\- ]?key|secret|access[_\- ]?token|auth[_\- ]?token"
     r"|password|passwd|bearer)[\"']?"
     r"\s{0,3}[:= ]\s{0,3}[\"']?"
-    r"(?=[A-Za-z0-9+/_\-]{0,80}[a-z])(?=[A-Za-z0-9+/_\-]{0,80}[A-Z])(?=[A-Za-z0-9+/_\-]{0,80}\d)[A-Za-z0-9+/_\-]{16,80}"
+    r"(?:(?=[A-Za-z0-9+/_\-]{0,80}[a-z])(?=[A-Za-z0-9+/_\-]{0,80}[A-Z])(?=[A-Za-z0-9+/_\-]{0,80}\d)"
+    r"[A-Za-z0-9+/_\-]{16,80}|(?=[A-Fa-f]{0,80}\d)(?=\d{0,80}[A-Fa-f])[0-9A-Fa-f]{32,80})(?![\w(])"
 )
 
 
@@ -181,6 +206,8 @@ def _in_ascii_digits(text: str) -> str:
 
 
 def _has_email(text: str) -> bool:
+    if any(sign in text for sign in _SPELT) and _SPELT_AT.search(text):
+        return True
     at = text.find("@")
     while at >= 0:
         if _AT.match(text, at) and not _NOT_A_PERSON.search(text, max(at - 4, 0), at):
@@ -246,7 +273,13 @@ def _has_key(text: str) -> bool:
 
 
 def _has_card(text: str) -> bool:
-    return any(_luhn([int(c) for c in match[0] if c.isdigit()]) for match in _CARD.finditer(text))
+    cards = ([int(c) for c in match[0] if c.isdigit()] for match in _CARD.finditer(text))
+    # So long are those that are issued; thirteen digits are an article's number (EAN).
+    return any(len(digits) in _LENGTHS.get(digits[0], _OF_CARDS) and _luhn(digits) for digits in cards)
+
+
+_OF_CARDS: Final = range(16, 20)
+_LENGTHS: Final = {3: range(14, 20), 4: (16, 19)}
 
 
 def _luhn(digits: Sequence[int]) -> bool:
@@ -261,7 +294,7 @@ def _has_account(text: str) -> bool:
 
 def _is_iban(found: str) -> bool:
     """Return whether country, length and remainder are those of an IBAN (ISO 13616, ISO/IEC 7064 MOD 97-10)."""
-    plain = found.replace(" ", "").upper()
+    plain = found.replace(" ", "").replace("-", "").upper()
     length = _IBAN_LENGTHS.get(plain[:2])
     if length is None or len(plain) < length:
         return False

@@ -178,6 +178,32 @@ def test_a_line_that_is_wrong_is_named_and_can_be_skipped(
     assert len(client.answers(other)) == 2
 
 
+OF_ANOTHER_KIND = [
+    ("expires_at", "tomorrow"),
+    ("expires_at", 10**400),
+    ("source_tags", "doc"),
+    ("source_tags", [1]),
+    ("wordings", "Where?"),
+    ("chunk_bytes", 5),
+    ("chunk_bytes", [-1, 12]),
+    ("exact_only", "false"),
+]
+
+
+def test_lines_of_another_kind_are_named_and_can_be_skipped(server: Server, filled: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    run(server, filled, "export", path)
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    wrong = [json.dumps({**json.loads(first), field: value}) for field, value in OF_ANOTHER_KIND]
+    lines = [others[0], "", *wrong, "[" * 100_000, *others[1:]]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\n\xff\n")
+    said = run_waypost("cache", "import", path, "--skip", "--address", server.address, "--scope", f"{filled}-other")
+    assert said.stdout == "2 answers stored, 0 in place of others, 10 were skipped\n"
+    told = [line.partition(f"{path}:")[2] for line in said.stderr.splitlines()]
+    for number, ((field, _), line) in enumerate(zip(OF_ANOTHER_KIND, told, strict=False), 3):
+        assert line.startswith(f"{number}: {field}: not ")
+
+
 def test_what_is_one_token_s_own_is_not_exported(starter_index: Path, tmp_path: Path) -> None:
     tokens = {"ann": ("shop", ""), "bob": ("shop", ""), "boss": ("*", "admin = true\n")}
     settings = "".join(

@@ -380,7 +380,10 @@ async def test_what_is_no_complete_answer_is_not_stored(root: Path, fields: dict
         assert (await service.decide(BASE)).WhichOneof("outcome") == "plan"
 
 
-@pytest.mark.parametrize("reason", ["", "stop", "tool_calls", "end_turn", "tool_use", "STOP", "COMPLETE"])
+@pytest.mark.parametrize(
+    "reason",
+    ["", "stop", "tool_calls", "end_turn", "tool_use", "STOP", "COMPLETE", "TOOL_CALL", "eos_token", "completed"],
+)
 async def test_every_provider_s_word_for_complete_is_known(service: Service, reason: str) -> None:
     assert (await service.report(await service.decide(BASE), finish_reason=reason)).stored
 
@@ -398,6 +401,15 @@ async def test_a_wrong_answer_is_removed(service: Service) -> None:
     assert (await service.decide(SAME)).WhichOneof("outcome") == "plan"
     again = await service.report(hit, answer_wrong=True, model="", outcome=0, answer="")
     assert again.removed == 0
+
+
+async def test_a_late_complaint_does_not_remove_what_was_put_right_meanwhile(service: Service) -> None:
+    await service.put(BASE, "wrong")
+    hit = await service.decide(SAME)
+    await service.put(BASE, "right")
+    done = await service.report(hit, answer_wrong=True, model="", outcome=0, answer="")
+    assert done.removed == 0
+    assert served(await service.decide(BASE)) == "right"
 
 
 async def test_a_served_answer_that_was_not_wrong_stays(service: Service) -> None:

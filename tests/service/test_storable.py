@@ -90,6 +90,10 @@ PERSONAL = {
         "<jane+x@mail.example.co.uk>",
         "mailto:j@x.io?subject=hi",
         "ünal@exämple.de",
+        "jane [at] example [dot] com",
+        "jane(at)example.com",
+        "?to=jane%40example.com",
+        '"jane doe"@example.com',
     ],
     "phone number": [
         "+1 555-123-4567",
@@ -121,6 +125,7 @@ PERSONAL = {
         "account number: 12345678",
         "Sort code 12-34-56",
         "de89 3704 0044 0532 0130 00",
+        "DE89-3704-0044-0532-0130-00",
         "account no. 1234 5678",
         "numéro de compte 12345678901",
     ],
@@ -134,6 +139,12 @@ PERSONAL = {
         "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "SG." + "aB3dE5fG7hI9jK1lM3nO5q" + ".aB3dE5fG7hI9jK1lM3nO5qaB3dE5fG7hI9jK1lM3nO5",
         "api_key = '" + "aB3dE5fG7hI9jK1lM3nO5'",
+        "X-Api-Key: " + "0123456789abcdef" * 2,
+        "gsk_" + "a1B2" * 12,
+        "dop_v1_" + "0123456789abcdef" * 4,
+        "pypi-" + "AgEIcHlwaS5vcmcCJGFiY2RlZmdo",
+        "dapi" + "0123456789abcdef" * 2,
+        "hvs." + "CAESIJ" * 6,
         ".".join(base64.urlsafe_b64encode(b'{"alg":"HS256"}').decode().rstrip("=") for _ in range(2)) + ".abcdefghij",
     ],
 }
@@ -156,6 +167,10 @@ HARMLESS = [
     "DE00 0000 0000 0000 0000 00",
     "51 Franklin Street, Boston, MA 02110-1301",
     "the largest number is 2147483647; order 100-200-3000",
+    "EAN 5901234123457",
+    "const accessToken = getAccessTokenSilently2();",
+    "meet (at) noon. Then eat.",
+    "sha256 0123456789abcdef0123456789abcdef, commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
 ]
 
 
@@ -414,6 +429,16 @@ BACK = [
     "How much does it cost?",
     "Who is he?",
     "What does that mean?",
+    "Give me another example",
+    "Tell me two more jokes",
+    "Summarise our conversation",
+    "What was my first question?",
+    "Repeat your last answer, please",
+    "Which one is better?",
+    "Use simpler words",
+    "That's wrong",
+    "I don't understand",
+    "In bullet points",
 ]
 FORWARD = [
     "How do I reset my password?",
@@ -428,6 +453,11 @@ FORWARD = [
     "Is it safe to eat raw eggs?",
     "Make a cake",
     "How do I make it in Hollywood?",
+    "Tell me a joke",
+    "Summarise the plot of Hamlet",
+    "Which is better, tea or coffee?",
+    "Remove the last line of a file in bash",
+    "More sleep or more exercise?",
 ]
 
 
