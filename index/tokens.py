@@ -9,6 +9,8 @@ of each word what kind it is. Pure; never raises; never reads more than `LONGEST
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
+from sys import intern
 from typing import Final
 
 from index.lexicon import (
@@ -65,6 +67,8 @@ _GROUPED: Final = re.compile(r"(?<=\d),(?=\d{2,3}(?:\D|$))")
 _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"',
                                 "–": "-", "‑": "-", "−": "-"})  # fmt: skip
 _MAYBE_LITERAL: Final = re.compile(r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[+*&][A-Za-z]")
+# Without one of these there is none.
+_MARKING: Final = frozenset("@\\_/.-+*&")
 _CHUNK: Final = re.compile(r"\S+")
 _HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
 _PICTURES: Final = 0x2190
@@ -90,6 +94,10 @@ _BEFORE_IS: Final = frozenset(
 )
 _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _SHORT: Final = frozenset(_COUNTRIES) | frozenset(_BITS) | frozenset(_ROMAN)
+# Words that may be more than a word without a capital, too.
+_MARKED: Final = frozenset((*NUMBER_WORDS, *NEGATION, *PLACES, *DATES, "one", "used"))
+_CACHED: Final = 65_536
+_LONGEST_CACHED: Final = 40
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
@@ -120,25 +128,32 @@ def split(text: str) -> tuple[list[str], list[int], bool]:
 def _tokens(text: str) -> list[_Token]:
     """Split into casefolded words, contractions written out; the ends of sentences are not kept."""
     held: list[str] = []
-    if _MAYBE_LITERAL.search(text):
+    if not _MARKING.isdisjoint(text) and _MAYBE_LITERAL.search(text):
         text = _CHUNK.sub(lambda chunk: _hold(chunk[0], held), text)
     literals = iter(held)
     found: list[_Token] = []
     initial = True
     for token in _TOKEN.findall(text):
-        if token in _ENDS:
+        if len(token) < _LONGEST_CACHED and (ordinary := _ordinary(token)):
+            found.append((ordinary, token[0].isupper(), initial))
+            initial = False
+        elif token in _ENDS:
             initial = True
         elif token == _HELD:
             found.append((_HELD + next(literals), False, False))
             initial = False
         elif token not in _ORDINAL or not found or not found[-1][0][-1].isdigit():
-            word = token.casefold()
-            if word.isalpha() and word not in CONTRACTIONS and token not in _SHORT:  # as nearly all are
-                found.append((word, token[0].isupper(), initial))
-            else:
-                found += _written_out(token, initial=initial)
+            found += _written_out(token, initial=initial)
             initial = False
     return found
+
+
+@lru_cache(_CACHED)
+def _ordinary(token: str) -> str:
+    """Return a token's word where it is just one, as nearly all are, else ""."""
+    word = token.casefold()
+    plain_ = word.isalpha() and word not in CONTRACTIONS and token not in _SHORT and token not in _ORDINAL
+    return intern(word) if plain_ else ""
 
 
 def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
@@ -181,10 +196,22 @@ def _expand(word: str) -> tuple[str, str]:
 
 def _kinds(tokens: list[_Token]) -> list[int]:
     """Say for each word whether it is a name, a number, a date, a negation, a sign or just a word."""
+    titled = sum([t[1] for t in tokens]) > 3 and _is_title(tokens)
+    return [
+        PLAIN if not token[1] and _is_plain(token[0]) else _kind(tokens, place, titled=titled)
+        for place, token in enumerate(tokens)
+    ]
+
+
+def _is_title(tokens: list[_Token]) -> bool:
+    """Return whether this is A Title Or A SHOUT, where capitals say nothing."""
     telling = [t for t in tokens if t[0].isalpha() and t[0] not in STOP and not t[2]]
-    # In A Title Or A SHOUT capitals say nothing.
-    titled = sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
-    return [_kind(tokens, place, titled=titled) for place in range(len(tokens))]
+    return sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
+
+
+def _is_plain(word: str) -> bool:
+    """Return whether a word without a capital is just a word, whatever stands around it: as `_kind` has it, sooner."""
+    return word.isalpha() and word.isascii() and word not in _MARKED
 
 
 def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C901, PLR0911, PLR0912 - one reason a line
@@ -235,6 +262,8 @@ def _sign(tokens: list[_Token], place: int) -> int:
 
 def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
     """Write numbers one way: "15k", "15,000" and "fifteen thousand" are 15000."""
+    if NUMBER not in kinds:
+        return words, kinds
     out: list[str] = []
     marks: list[int] = []
     amount = tens = False  # whether the last word is a number, and one like "twenty"
