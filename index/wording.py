@@ -129,7 +129,9 @@ def _certain(word: str, kind: int) -> tuple[str, float]:
 
 def _verbatim(text: str, words: list[str], language: str) -> str:
     """Return what a text that words do not tell, or that is about its letters, is compared by, "" for any other."""
-    if (not _SIGNS.isdisjoint(text) and _CODE.search(text)) or (not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)):
+    if (not _SIGNS.isdisjoint(text) and _CODE.search(text)) or (
+        not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)
+    ):
         text = canonical(text)  # whose line ends and indents count
         return (text if "\n" in text else " ".join(text.split())).rstrip("?.! ")
     if language == "en":
