@@ -35,8 +35,8 @@ MOST: Final = 512
 """Words that are read; of more, too, the text is `cut`. The default encoder's window is half of it."""
 PLAIN, NAME, NUMBER, DATE, NEGATED, LITERAL, PICTURE, SYMBOL, IGNORED = range(9)
 
-# Words between spaces, as most are; words with digits in them, letters with inner apostrophes (and C++, C#, U.S.), numbers with their sign and inner
-# separators, signs that mean something, pictures, ends of sentences.
+# Words between spaces, as most are, for speed; words with digits in them, letters with inner apostrophes (and C++, C#,
+# U.S.), numbers with their sign and inner separators, signs that mean something, pictures, ends of sentences.
 _TOKEN: Final = re.compile(
     r"[A-Za-z]++(?=[\s?,])|\d+[A-Za-z]\b|(?<=\s)(?:[$&*#@][$&*#@?!]?(?=\s+\S)|[?!]\s(?=[a-z]))"
     r"|(?:(?<![^\s(=,])[-.])?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]++\d\w*(?:[.\-]\d+)*"

@@ -13,7 +13,7 @@ from typing import Final
 
 from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, is_participle, stem, weight
 from index.text import canonical
-from index.tokens import BE, DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
+from index.tokens import BE, DATE, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
 PERSONS: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
 """Who speaks and who is spoken to."""

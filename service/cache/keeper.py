@@ -19,7 +19,7 @@ from index.verifier import LEAST_COSINE
 from index.view import Entry
 from service.cache.budget import Action, Ledger
 from service.cache.learner import Evidence, Learner, evidence
-from service.cache.semantic import Judge, Near, Standing, answered, budget_of, likelihood, reading, refuse, standing
+from service.cache.semantic import Judge, Standing, answered, budget_of, reading, refuse, standing
 from service.requests import Judged, Prompt, Request, Trial
 from service.settings import CacheSettings
 
@@ -47,6 +47,7 @@ _REFUSED: Final = 0.95  # the error of what a check refuses: no budget bears it
 AUDITED: Final = "audited"
 OVER_BUDGET: Final = "error_budget"
 UNNEEDED: Final = "unneeded"
+"""Not looked at: a nearer prompt has the same answer, and nothing speaks against it."""
 
 
 @dataclass(slots=True)
@@ -227,6 +228,7 @@ class Keeper:
     ) -> tuple[Found | None, tuple[Judged, ...]]:
         """Let the near entries vote on the answer; judge those of the answer with most votes, then of the next.
 
+        The nearest prompt that nothing speaks against stands for its answer; others that this is stored for only vote.
         An answer all of whose prompts a check refuses, and that no verdicts outweigh, is looked at if there is no
         other, so that verdicts come of it too. Votes of what may not be served count too, but not for an answer that
         was passed over.
@@ -237,15 +239,13 @@ class Keeper:
         refused: tuple[bytes, Judged] | None = None
         for answer in sorted(votes, key=votes.__getitem__, reverse=True):
             stands = standing(answer, answers, votes)
-            looked, best, check = list[Judged](), None, ""
+            best, check, looked = None, "", list[Judged]()
             for similarity, entry in answers[answer]:
-                if best is not None and _settled(best, similarity):
-                    one = Judged(entry, similarity, None, UNNEEDED, stands.lead, stands.share)
-                else:
-                    one = refuse(self._judge.look(read, similarity, entry, stands), request, settings, now)
-                if not one.refused_by and (best is None or likelihood(one) > likelihood(best)):
-                    best = one
-                looked.append(one)
+                if best is not None:
+                    looked.append(Judged(entry, similarity, None, UNNEEDED, stands.lead, stands.share))
+                    continue
+                looked.append(refuse(self._judge.look(read, similarity, entry, stands), request, settings, now))
+                best = None if looked[-1].refused_by else looked[-1]
             if best is None and (nearest := next((one for one in looked if one.refused_by in _YIELDING), None)):
                 if kept.outweighs(nearest.refused_by):
                     best, check = nearest, nearest.refused_by
@@ -262,23 +262,6 @@ class Keeper:
         answer, best = refused
         found = _found(kept, best, best.refused_by, standing(answer, answers, every))
         return found, tuple(found.judged if one is best else one for one in judged)
-
-
-import os
-
-_POL = os.environ.get("POL", "never")
-
-
-def _settled(best: Judged, similarity: float) -> bool:
-    if _POL == "never":
-        return False
-    if _POL == "first":
-        return True
-    if _POL.startswith("d"):
-        return similarity < best.similarity - float(_POL[1:])
-    if _POL.startswith("p"):
-        return (best.probability or 0) >= float(_POL[1:])
-    raise 1
 
 
 def _found(kept: ScopeKeeper, best: Judged, check: str, stands: Standing) -> Found:
