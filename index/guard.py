@@ -7,9 +7,8 @@ worded otherwise is left to `index.verifier`, which reads the same `Comparison`.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Final
+from typing import Final, NamedTuple
 
 from index.lexicon import DEPRIVING, PARTS, PLACES, RANK, UNITS, VARIANTS, bare, is_typo, opposed
 from index.order import SYMMETRIC, check_order
@@ -40,8 +39,7 @@ _ALIGNED: Final = 24
 _RARE: Final = 0.93
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Two prompts held side by side.
 
     `left` and `right` are the places of the words that only the one, only the other has; `typos` counts words that

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from index.tokens import BE, NAME, NUMBER
-from index.wording import TELLING, Prepared
+from index.wording import PERSONS, TELLING, Prepared
 
 SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
 """Between two things joined by these their order says nothing."""
@@ -84,18 +84,14 @@ def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
 
 def _persons_turned(one: Prepared, other: Prepared) -> bool:
     """Return whether "can I ... you" became "can you ... me"."""
-    some = [word for word in one.words if word in _PERSON]
-    others = [word for word in other.words if word in _PERSON]
+    some, others = one.persons, other.persons
     if some == others or len(some) < 2 or len(others) < 2:  # noqa: PLR2004 - two take part
         return False
     if some[0] == others[0] == "i" and sorted((*some[1:], *others[1:])) == ["i", "me"]:
         # "find out who I called", "find out who called me"; but "who blocked me" is "by whom I was blocked"
         return BE.isdisjoint(set(one.words) ^ set(other.words))
-    mine, theirs = (list(dict.fromkeys([_PERSON[word] for word in words])) for words in (some, others))
+    mine, theirs = (list(dict.fromkeys([PERSONS[word] for word in words])) for words in (some, others))
     return len(mine) > 1 and len(theirs) > 1 and mine != theirs
-
-
-_PERSON: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
 
 
 def _turned(one: Prepared, other: Prepared) -> bool:
@@ -104,6 +100,8 @@ def _turned(one: Prepared, other: Prepared) -> bool:
     mine, theirs = _spine(one, verbs), _spine(other, verbs)
     if verbs:
         mine, theirs = [s for s in mine if s != _SELF], [s for s in theirs if s != _SELF]
+    if mine == theirs:
+        return False
     rank = {stem: place for place, stem in enumerate(theirs)}
     shared = [stem for stem in mine if stem in rank]
     order = sorted(shared, key=rank.__getitem__)
@@ -153,6 +151,8 @@ def _spine(text: Prepared, verbs: set[str]) -> list[str]:
 
     Who asks is one of them, be it that "I" do something or that it is done to "me".
     """
+    if not verbs and text.agent < 0 and "i" not in text.persons and "me" not in text.persons:
+        return list(dict.fromkeys(text.telling))
     weights, words = text.weights, text.words
     places = [p for p in range(len(words)) if weights[p] > TELLING or words[p] in _SELVES]
     if verbs:

@@ -9,6 +9,8 @@ of each word what kind it is. Pure; never raises; never reads more than `LONGEST
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
+from sys import intern
 from typing import Final
 
 from index.lexicon import (
@@ -33,11 +35,11 @@ MOST: Final = 512
 """Words that are read; of more, too, the text is `cut`. The default encoder's window is half of it."""
 PLAIN, NAME, NUMBER, DATE, NEGATED, LITERAL, PICTURE, SYMBOL, IGNORED = range(9)
 
-# Words with digits in them, letters with inner apostrophes (and C++, C#, U.S.), numbers with their sign and inner
-# separators, signs that mean something, pictures, ends of sentences.
+# Words between spaces, as most are, for speed; words with digits in them, letters with inner apostrophes (and C++, C#,
+# U.S.), numbers with their sign and inner separators, signs that mean something, pictures, ends of sentences.
 _TOKEN: Final = re.compile(
-    r"\d+[A-Za-z]\b|(?<=\s)(?:[$&*#@][$&*#@?!]?(?=\s+\S)|[?!]\s(?=[a-z]))"
-    r"|(?:(?<![^\s(=,])[-.])?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]+\d\w*(?:[.\-]\d+)*"
+    r"[A-Za-z]++(?=[\s?,])|\d+[A-Za-z]\b|(?<=\s)(?:[$&*#@][$&*#@?!]?(?=\s+\S)|[?!]\s(?=[a-z]))"
+    r"|(?:(?<![^\s(=,])[-.])?\d+(?:[.,:/\-]\d+)*|[A-Za-z](?:\.[A-Za-z])+\b|[^\W\d_]++\d\w*(?:[.\-]\d+)*"
     r"|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#)?|[%$°+*×÷\u00a2-\u00a5\u20a0-\u20cf]|(?<=\s)[-/](?=\s)"
     r"|[\u2190-\u2bff\U0001f000-\U0001faff]|[.?!\n\ue000]"
 )
@@ -74,6 +76,8 @@ _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "�
 _MAYBE_LITERAL: Final = re.compile(
     r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[CTct][+\-]\d|[+*&!][A-Za-z]"
 )
+# Without one of these there is none.
+_MARKING: Final = frozenset("@\\_/.-+*&!")
 _CHUNK: Final = re.compile(r"\S+")
 _HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
 _PICTURES: Final = 0x2190
@@ -99,6 +103,10 @@ _BEFORE_IS: Final = frozenset(
 )
 _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _SHORT: Final = frozenset(_COUNTRIES) | frozenset(_BITS) | frozenset(_ROMAN)
+# Words that may be more than a word without a capital, too.
+_MARKED: Final = frozenset((*NUMBER_WORDS, *NEGATION, *PLACES, *DATES, "one", "used"))
+_CACHED: Final = 65_536
+_LONGEST_CACHED: Final = 40
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
@@ -136,25 +144,32 @@ def split(text: str) -> tuple[list[str], list[int], bool]:
 def _tokens(text: str) -> list[_Token]:
     """Split into casefolded words, contractions written out; the ends of sentences are not kept."""
     held: list[str] = []
-    if _MAYBE_LITERAL.search(text):
+    if not _MARKING.isdisjoint(text) and _MAYBE_LITERAL.search(text):
         text = _CHUNK.sub(lambda chunk: _hold(chunk[0], held), text)
     literals = iter(held)
     found: list[_Token] = []
     initial = True
     for token in _TOKEN.findall(text):
-        if token in _ENDS:
+        if len(token) < _LONGEST_CACHED and (ordinary := _ordinary(token)):
+            found.append((ordinary, token[0].isupper(), initial))
+            initial = False
+        elif token in _ENDS:
             initial = True
         elif token == _HELD:
             found.append((_HELD + next(literals), False, False))
             initial = False
         elif token not in _ORDINAL or not found or not found[-1][0][-1].isdigit():
-            word = token.casefold()
-            if word.isalpha() and word not in CONTRACTIONS and token not in _SHORT:  # as nearly all are
-                found.append((word, token[0].isupper(), initial))
-            else:
-                found += _written_out(token, initial=initial)
+            found += _written_out(token, initial=initial)
             initial = False
     return found
+
+
+@lru_cache(_CACHED)
+def _ordinary(token: str) -> str:
+    """Return a token's word where it is just one, as nearly all are, else ""."""
+    word = token.casefold()
+    plain_ = word.isalpha() and word not in CONTRACTIONS and token not in _SHORT and token not in _ORDINAL
+    return intern(word) if plain_ else ""
 
 
 def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
@@ -197,10 +212,22 @@ def _expand(word: str) -> tuple[str, str]:
 
 def _kinds(tokens: list[_Token]) -> list[int]:
     """Say for each word whether it is a name, a number, a date, a negation, a sign or just a word."""
+    titled = sum([t[1] for t in tokens]) > 3 and _is_title(tokens)
+    return [
+        PLAIN if not token[1] and _is_plain(token[0]) else _kind(tokens, place, titled=titled)
+        for place, token in enumerate(tokens)
+    ]
+
+
+def _is_title(tokens: list[_Token]) -> bool:
+    """Return whether this is A Title Or A SHOUT, where capitals say nothing."""
     telling = [t for t in tokens if t[0].isalpha() and t[0] not in STOP and not t[2]]
-    # In A Title Or A SHOUT capitals say nothing.
-    titled = sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
-    return [_kind(tokens, place, titled=titled) for place in range(len(tokens))]
+    return sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
+
+
+def _is_plain(word: str) -> bool:
+    """Return whether a word without a capital is just a word, whatever stands around it: as `_kind` has it, sooner."""
+    return word.isalpha() and word.isascii() and word not in _MARKED
 
 
 def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C901, PLR0911, PLR0912 - one reason a line
@@ -251,6 +278,8 @@ def _sign(tokens: list[_Token], place: int) -> int:
 
 def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
     """Write numbers one way: "15k", "15,000" and "fifteen thousand" are 15000."""
+    if NUMBER not in kinds:
+        return words, kinds
     out: list[str] = []
     marks: list[int] = []
     amount = tens = False  # whether the last word is a number, and one like "twenty"

@@ -7,14 +7,11 @@ probability with what its error budget allows, and learns on top of a `Judgement
 
 import json
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
+from operator import mul
 from pathlib import Path
-from typing import Any, Final, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final, NamedTuple, Self
 
 from index.guard import Comparison, compare, substituted
 from index.tokens import NAME
@@ -30,36 +27,21 @@ FEATURES: Final = (
 LEAST_COSINE: Final = 0.6
 _EXTREME: Final = 500.0  # of a logit: beyond it exp overflows
 _UNLIKE: Final = 0.6  # of left-over weight: with less in common, how much less says nothing more
-_LEAD: Final = 0.1
-_ALONE: Final = (1.0, 0.0, 0.0, 0.0)
-_SHARPNESS: Final = 20.0  # of agreement: a candidate .05 of cosine further away counts a third
-_DOUBT: Final = math.exp(_SHARPNESS * (0.9 - 1.0))  # a candidate at .9, alone, agrees by half
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An answer that might be served: its prompt, that prompt's cosine, and what tells its answer from others."""
+class Judgement(NamedTuple):
+    """What is thought of one pair of prompts.
 
-    similarity: float
-    prepared: Prepared
-    answer: Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is thought of one candidate.
-
-    `probability` (0 to 1) is 0 where `refused` names a check, and `features` is () there, else as long as `FEATURES`.
-    `margin` is the lead in cosine over the best candidate
-    with another answer, cut to .1 either way and 0 without one; `agreement` is the share of the candidates that have
-    the same answer, weighted by how near they are, a lone one being little evidence.
+    `probability` (0 to 1) that one's answer is right for the other is 0 where `refused` names checks, and `features` is
+    () there, else as long as `FEATURES`.
     """
 
     probability: float
     refused: tuple[str, ...]
-    margin: float
-    agreement: float
     features: tuple[float, ...] = ()
+
+
+_TOO_FAR: Final = Judgement(0.0, ("below_threshold",))
 
 
 class Verifier:
@@ -68,18 +50,14 @@ class Verifier:
     Args:
         weights: one for each of `FEATURES`.
         bias: what is added to their sum.
-        context: slope, margin, agreement and bias that refine the logit where answers are known to be shared.
         encoder: digest of the encoder whose cosines it was fitted on; of any other's, probabilities are mere scores.
     """
 
-    def __init__(
-        self, weights: Sequence[float], bias: float, context: tuple[float, float, float, float], encoder: str = ""
-    ) -> None:
+    def __init__(self, weights: Sequence[float], bias: float, encoder: str = "") -> None:
         if len(weights) != len(FEATURES):
             raise ValueError(f"{len(weights)} weights for {len(FEATURES)} features")
-        self._weights = np.asarray(weights, np.float64)
+        self._weights = tuple(weights)
         self._bias = bias
-        self._context = context
         self.encoder = encoder
 
     @classmethod
@@ -93,55 +71,23 @@ class Verifier:
         raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if list(raw["weights"]) != list(FEATURES):
             raise ValueError(f"{path} was fitted for other features: run `python -m benchmarks.verifier.train` again")
-        slope, margin, agreement, bias = (raw["context"][name] for name in ("slope", "margin", "agreement", "bias"))
-        return cls(list(raw["weights"].values()), raw["bias"], (slope, margin, agreement, bias), raw["encoder"])
+        return cls(list(raw["weights"].values()), raw["bias"], raw["encoder"])
 
-    def judge(
-        self,
-        prompt: Prepared,
-        candidates: Sequence[Candidate],
-        *,
-        floor: float = LEAST_COSINE,
-        shared: bool = False,
-    ) -> list[Judgement]:
-        """Judge each candidate's answer for a prompt, in the order given.
+    def judge(self, prompt: Prepared, other: Prepared, cosine: float) -> Judgement:
+        """Judge whether the answer to another prompt is right for this one; the same both ways.
 
         Args:
             prompt: what is asked.
-            candidates: nearest first, all of the prompt's scope and context.
-            floor: the least cosine; what is further away is not compared.
-            shared: whether equal answers have equal `Candidate.answer`, so that a rival is one. Where every entry
-                has an answer of its own, margins say nothing and are not counted.
+            other: what the answer was given to, in the same scope and context.
+            cosine: of their vectors; below `LEAST_COSINE` they are not compared.
         """
-        rows: list[list[float]] = []
-        checks: list[tuple[str, ...]] = []
-        for candidate in candidates:
-            if candidate.similarity < floor:
-                checks.append(("below_threshold",))
-                rows.append(_NOTHING)
-                continue
-            comparison = compare(prompt, candidate.prepared)
-            checks.append(comparison.refused)
-            rows.append(_NOTHING if comparison.refused else features(candidate.similarity, comparison))
-        if not rows:
-            return []
-        logits = (np.asarray(rows, np.float64) @ self._weights + self._bias).tolist()
-        slope, lead, share, bias = self._context if shared else _ALONE
-        found = []
-        for row, logit, refused, standing in zip(rows, logits, checks, _standings(candidates), strict=True):
-            if refused:
-                found.append(Judgement(0.0, refused, *standing))
-            else:
-                informed = slope * logit + lead * standing[0] + share * standing[1] + bias
-                found.append(Judgement(_sigmoid(informed), (), *standing, tuple(row)))
-        return found
-
-    def probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability for each row of `features`, of shape (n, len(FEATURES))."""
-        return np.asarray(1.0 / (1.0 + np.exp(-(rows @ self._weights + self._bias))), np.float64)
-
-
-_NOTHING: Final = [0.0] * len(FEATURES)
+        if cosine < LEAST_COSINE:
+            return _TOO_FAR
+        comparison = compare(prompt, other)
+        if comparison.refused:
+            return Judgement(0.0, comparison.refused)
+        row = features(cosine, comparison)
+        return Judgement(_sigmoid(sum(map(mul, row, self._weights)) + self._bias), (), tuple(row))
 
 
 def features(cosine: float, comparison: Comparison) -> list[float]:
@@ -197,24 +143,6 @@ def _order(one: Prepared, other: Prepared) -> tuple[int, float]:
     inversions = sum([a > b for a, b in pairwise(places)])
     kept = len(set(pairwise(mine)) & set(pairwise(theirs)))
     return inversions, kept / (longest - 1)
-
-
-def _standings(candidates: Sequence[Candidate]) -> list[tuple[float, float]]:
-    """Return each candidate's lead over the best other answer, and the weight of its own answer among all."""
-    best: dict[Hashable, float] = {}
-    near: dict[Hashable, float] = {}
-    for candidate in candidates:
-        answer, similarity = candidate.answer, candidate.similarity
-        best[answer] = max(best.get(answer, -1.0), similarity)
-        near[answer] = near.get(answer, 0.0) + math.exp(_SHARPNESS * (similarity - 1.0))
-    total = sum(near.values())
-    ranked = sorted(best.items(), key=lambda item: -item[1])[:2]
-    found = []
-    for candidate in candidates:
-        rival = next((similarity for answer, similarity in ranked if answer != candidate.answer), None)
-        margin = 0.0 if rival is None else max(-_LEAD, min(_LEAD, candidate.similarity - rival))
-        found.append((margin, near[candidate.answer] / (total + _DOUBT)))
-    return found
 
 
 def _sigmoid(logit: float) -> float:

@@ -7,18 +7,23 @@ a request, and for the prompts of the answers near it. Words are interned: what 
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 from typing import Final
 
 from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, bare, is_participle, stem, weight
 from index.text import canonical
-from index.tokens import BE, LITERAL, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
+from index.tokens import BE, DATE, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
+PERSONS: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
+"""Who speaks and who is spoken to."""
 TELLING: Final = 0.3
 """Weight above which a word says something of its own: neither a function word nor filler."""
 # Of code and formulas: one sign more or less is another program, and not every sign is a token.
 # And "5!" is no 5.
 _CODE: Final = re.compile(r"[{}|\\~^<>=]|&&|::|\w\((?!e?s\))|\w\[|```|\d!")
+# Without one of these there is none.
+_SIGNS: Final = frozenset("{}|\\~^<>=&:([`!")
 # What is asked of the letters themselves: there a capital, a comma or a typo is what it is about.
 _OF_LETTERS: Final = re.compile(
     r"\b(?:base ?64|md5|sha-?\d+|rot ?13|checksum|hash of|(?:ascii|unicode|morse) code|url[ -]?encode|anagrams? of"
@@ -39,6 +44,8 @@ _MAYBE_LETTERS: Final = frozenset((
     "character", "characters", "vowel", "vowels", "consonant", "consonants", "syllable", "syllables", "correct",
     "correctly", "grammatically",
 ))  # fmt: skip
+_PLAINLY: Final = (PLAIN, DATE, NEGATED)  # kinds of words that weigh what the lexicon says
+_CACHED: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Prepared:
     agent: int
     markers: tuple[str, ...]
     pronouns: tuple[str, ...]
+    persons: tuple[str, ...]
     telling: tuple[str, ...]
     total: float
     verbatim: str
@@ -78,11 +86,14 @@ def prepare(text: str) -> Prepared:
     """
     text, cut = plain(text)
     words, marks, more = split(text)
-    symbols = "".join(sorted(w for w, k in zip(words, marks, strict=True) if k == SYMBOL))
-    words = [w for w, k in zip(words, marks, strict=True) if k < SYMBOL]
-    marks = [k for k in marks if k < SYMBOL]
-    weights = tuple(_weight(w, k) for w, k in zip(words, marks, strict=True))
-    stems = tuple(intern(_stem(w, k)) for w, k in zip(words, marks, strict=True))
+    symbols = ""
+    if max(marks, default=PLAIN) >= SYMBOL:
+        symbols = "".join(sorted([w for w, k in zip(words, marks, strict=True) if k == SYMBOL]))
+        words = [w for w, k in zip(words, marks, strict=True) if k < SYMBOL]
+        marks = [k for k in marks if k < SYMBOL]
+    read = [_known(w) if k in _PLAINLY else _certain(w, k) for w, k in zip(words, marks, strict=True)]
+    weights = tuple([weight for _, weight in read])
+    stems = tuple([stem for stem, _ in read])
     language = _language(text, words, marks)
     return Prepared(
         words=tuple(map(intern, words)),
@@ -96,25 +107,33 @@ def prepare(text: str) -> Prepared:
         language=language,
         agent=_agent(words),
         markers=_markers(words, stems, weights),
-        pronouns=tuple(w for w in words if w in PRONOUNS),
-        telling=tuple(s for s, w in zip(stems, weights, strict=True) if w > TELLING),
+        pronouns=() if PRONOUNS.isdisjoint(words) else tuple([w for w in words if w in PRONOUNS]),
+        persons=() if PERSONS.keys().isdisjoint(words) else tuple([w for w in words if w in PERSONS]),
+        telling=tuple([stem for stem, weight in read if weight > TELLING]),
         total=sum(weights),
         verbatim=_verbatim(text, words, language),
         cut=cut or more,
     )
 
 
-def _stem(word: str, kind: int) -> str:
-    return word if kind == NUMBER else stem(bare(word) if kind == NAME else word)
+@lru_cache(_CACHED)
+def _known(word: str) -> tuple[str, float]:
+    """Return the stem and the weight of a word that is just a word."""
+    return intern(stem(word)), weight(word)
 
 
-def _weight(word: str, kind: int) -> float:
-    return 1.0 if kind in (NAME, NUMBER, LITERAL) else 0.0 if kind == PICTURE else weight(word)
+def _certain(word: str, kind: int) -> tuple[str, float]:
+    """Return the stem and the weight of a word whose kind says how much it tells."""
+    if kind == NUMBER:
+        return intern(word), 1.0
+    return intern(stem(bare(word) if kind == NAME else word)), 0.0 if kind == PICTURE else 1.0
 
 
 def _verbatim(text: str, words: list[str], language: str) -> str:
     """Return what a text that words do not tell, or that is about its letters, is compared by, "" for any other."""
-    if _CODE.search(text) or (not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)):
+    if (not _SIGNS.isdisjoint(text) and _CODE.search(text)) or (
+        not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)
+    ):
         text = canonical(text)  # whose line ends and indents count
         return (text if "\n" in text else " ".join(text.split())).rstrip("?.! ")
     if language == "en":
@@ -124,6 +143,8 @@ def _verbatim(text: str, words: list[str], language: str) -> str:
 
 
 def _with_units(words: list[str], kinds: list[int]) -> tuple[str, ...]:
+    if NUMBER not in kinds:
+        return ()
     found = []
     for place, kind in enumerate(kinds):
         if kind == NUMBER:
@@ -156,6 +177,7 @@ _HOWTO: Final = re.compile(
     r"|\bways? (?:to|of|for)\b|\bmethods? (?:to|of|for)\b"
     r"|\bwhat (?:should|can|could|do|must|would) (?:i|you|one|we|someone|people)\b(?: \w+)? do\b"
 )
+_HOWTO_PARTS: Final = ("how", "what", "way", "method")  # without one there is none
 _ASKS: Final = {"what": "what", "which": "what", "who": "who", "whom": "who", "whose": "who", "why": "why",
                 "when": "when", "where": "where", "how": "how"}  # fmt: skip
 _MEASURES: Final = frozenset(("many", "much", "long", "old", "far", "often", "big", "tall", "fast", "large", "high"))
@@ -173,7 +195,8 @@ def _question(words: list[str]) -> str:
         return ""
     if words[0] in _DECIDES:
         return "yes"
-    if _HOWTO.search(" ".join(words)):
+    text = " ".join(words)
+    if any(part in text for part in _HOWTO_PARTS) and _HOWTO.search(text):
         return "howto"
     for place, word in enumerate(words):
         if asks := _ASKS.get(word):
@@ -186,6 +209,8 @@ def _question(words: list[str]) -> str:
 
 def _agent(words: list[str]) -> int:
     """Return where the agent of the first passive stands ("was SEEN by ..."), -1 without one."""
+    if "by" not in words:
+        return -1
     for place in range(2, len(words) - 1):
         if words[place] == "by" and is_participle(words[place - 1]):
             return place + 1 if not BE.isdisjoint(words[:place]) else -1
@@ -200,6 +225,8 @@ _MARKERS: Final = frozenset((
 
 
 def _markers(words: list[str], stems: tuple[str, ...], weights: tuple[float, ...]) -> tuple[str, ...]:
+    if _MARKERS.isdisjoint(words):
+        return ()
     found = []
     for place, word in enumerate(words):
         if word in _MARKERS:
@@ -217,7 +244,9 @@ def _language(text: str, words: list[str], kinds: list[int]) -> str:
     opening = words[:_OPENING]
     seen = set(opening)
     english = len(seen & _ENGLISH)
-    other, name = max([(len(seen & known), name) for name, known in LANGUAGES.items()])
+    other, name = 0, ""
+    if not seen.isdisjoint(_FOREIGN):
+        other, name = max([(len(seen & known), name) for name, known in LANGUAGES.items()])
     if other > english:
         return name
     if english > other + 1:
@@ -244,6 +273,7 @@ def _script(text: str) -> str:
 _ENGLISH: Final = frozenset(word for word in STOP | GENERIC | PRONOUNS | NEGATION if len(word) > 1) | {
     "i", "describe", "define", "summarise", "summarize", "compare", "write", "recipe", "definition", "difference",
 }  # fmt: skip
+_FOREIGN: Final = frozenset[str]().union(*LANGUAGES.values())
 # Of the words that are no names, those known to be English: less where a function word says so too.
 _SURE: Final = 0.65
 _LIKELY: Final = 0.35

@@ -237,8 +237,7 @@ class Voters:
 NO_VOTERS: Final = Voters((), np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A cached answer that was near, and what is thought of it.
 
     `probability` that it is right (None: cannot be told, the encoder is not the one the verifier was fitted for) is 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.verifier.pairs import held_out, read_rows
 from benchmarks.verifier.train import ROOT, Reader
 from index.encoder import OnnxEncoder
-from index.verifier import Candidate, Verifier
+from index.verifier import Verifier
 
 _FOUND: Final = 0.43
 # Least cosine and probability: guard and cosine alone, both, and the default (`cache.threshold`, `.min_probability`).
@@ -36,7 +36,7 @@ def judge(rows: Sequence[dict[str, Any]], reader: Reader, verifier: Verifier) ->
     reader.read([row[side] for row in rows for side in ("a", "b")])
     cosines = [reader.cosine(row["a"], row["b"]) for row in rows]
     found = [
-        verifier.judge(reader.prepared(row["a"]), [Candidate(cosine, reader.prepared(row["b"]), 0)])[0].probability
+        verifier.judge(reader.prepared(row["a"]), reader.prepared(row["b"]), cosine).probability
         for row, cosine in zip(rows, cosines, strict=True)
     ]
     return np.array(found), np.array(cosines), np.array([float(row["duplicate"]) for row in rows])
@@ -79,12 +79,11 @@ def speed(reader: Reader, verifier: Verifier, texts: Sequence[str], rounds: int 
     spent = []
     for place in range(rounds):
         near = np.argsort(-(vectors @ vectors[place]))[1:9]
-        candidates = [
-            Candidate(float(vectors[place] @ vectors[k]), reader.prepared(texts[k]), k) for k in near.tolist()
-        ]
+        candidates = [(reader.prepared(texts[k]), float(vectors[place] @ vectors[k])) for k in near.tolist()]
         prompt = reader.prepared(texts[place])
         started = time.perf_counter()
-        verifier.judge(prompt, candidates)
+        for other, cosine in candidates:
+            verifier.judge(prompt, other, cosine)
         spent.append(time.perf_counter() - started)
     return statistics.median(spent) * 1000
 
@@ -99,8 +98,8 @@ def stream(rows: Sequence[dict[str, Any]], reader: Reader, verifier: Verifier) -
     for place in range(1, len(texts)):
         cosines = vectors[:place] @ vectors[place]
         near = np.argsort(-cosines)[:8].tolist()
-        candidates = [Candidate(float(cosines[k]), reader.prepared(texts[k]), k) for k in near]
-        judged = verifier.judge(reader.prepared(texts[place]), candidates)
+        asked = reader.prepared(texts[place])
+        judged = [verifier.judge(asked, reader.prepared(texts[k]), float(cosines[k])) for k in near]
         found.append(
             [
                 (float(cosines[k]), j.probability, label[texts[place]] == label[texts[k]])
@@ -170,8 +169,9 @@ def _hits(texts: Sequence[str], reader: Reader, verifier: Verifier, threshold: f
     hits = 0
     for place, text in enumerate(texts):
         near = [k for k in np.argsort(-(vectors @ vectors[place]))[:9].tolist() if k != place]
-        candidates = [Candidate(float(vectors[place] @ vectors[k]), reader.prepared(texts[k]), k) for k in near]
-        hits += any(found.probability >= threshold for found in verifier.judge(reader.prepared(text), candidates))
+        others = [(reader.prepared(texts[k]), float(vectors[place] @ vectors[k])) for k in near]
+        asked = reader.prepared(text)
+        hits += any(verifier.judge(asked, other, cosine).probability >= threshold for other, cosine in others)
     return hits
 
 

@@ -19,7 +19,7 @@ from benchmarks.verifier import pairs
 from benchmarks.verifier.pairs import Pair
 from index.encoder import OnnxEncoder, encode_texts
 from index.guard import compare
-from index.verifier import FEATURES, LEAST_COSINE, WEIGHTS, Candidate, Verifier, features
+from index.verifier import FEATURES, LEAST_COSINE, WEIGHTS, features
 from index.wording import Prepared, prepare
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -39,9 +39,6 @@ SIGNS: Final = {
     "identical": 1, "inversions": -1, "pairs_kept": 1, "substituted": -1, "length_ratio": -1,
 }  # fmt: skip
 _NEIGHBOURS: Final = 8
-# Of the pair's logit beside margin and agreement. Fitted freely it is about 0, since an intent has one answer for many
-# questions; where answers are the questions' own it must count.
-_SLOPE: Final = 0.2
 
 Array = NDArray[np.float64]
 
@@ -110,9 +107,7 @@ def _neighbours(rows: Sequence[Mapping[str, Any]], reader: Reader, rng: random.R
     return found
 
 
-def fit(
-    rows: Array, same: Array, counts: Array, ridge: float | Array = _RIDGE, offset: float | Array = 0.0
-) -> tuple[Array, float]:
+def fit(rows: Array, same: Array, counts: Array, ridge: float | Array = _RIDGE) -> tuple[Array, float]:
     """Return weights and bias of a logistic regression.
 
     Newton's method on standardised columns (iteratively reweighted least squares: McCullagh and Nelder, "Generalized
@@ -123,7 +118,6 @@ def fit(
         same: labels 0 or 1, (n,).
         counts: how much each row counts, (n,), summing to 1.
         ridge: of the squared weights of standardised columns, or one for each.
-        offset: of each row's logit, known before.
     """
     mean = counts @ rows
     scale = np.sqrt(counts @ (rows - mean) ** 2) + 1e-9
@@ -131,7 +125,7 @@ def fit(
     penalty = np.diag(np.append(np.broadcast_to(ridge, rows.shape[1]), 0.0))
     solution = np.zeros(design.shape[1])
     for _ in range(50):
-        probability = 1.0 / (1.0 + np.exp(-(design @ solution + offset)))
+        probability = 1.0 / (1.0 + np.exp(-(design @ solution)))
         gradient = design.T @ (counts * (probability - same)) + penalty @ solution
         curvature = design.T @ (design * (counts * probability * (1.0 - probability))[:, None]) + penalty
         step = np.linalg.solve(curvature, gradient)
@@ -177,32 +171,6 @@ def fit_pairs(found: Sequence[Pair], reader: Reader, shares: Mapping[str, float]
     return fit_signed(np.array(rows), np.array(same), weight / weight.sum())
 
 
-def fit_context(folder: Path, reader: Reader, verifier: Verifier, rng: random.Random) -> dict[str, float]:
-    """Fit what margin and agreement add where equal answers are known: banking77's labels as answers."""
-    rows = pairs.read_rows(folder, "banking77")
-    label = {str(row["text"]): row["label"] for row in rows}
-    texts = sorted(label)
-    rng.shuffle(texts)
-    asked, stored = texts[:3_000], texts[3_000:8_000]
-    near = reader.vectors(asked) @ reader.vectors(stored).T
-    inputs, same = [], []
-    for place, text in enumerate(asked):
-        order = np.argsort(-near[place])[:_NEIGHBOURS]
-        others = [stored[k] for k in order]
-        candidates = [
-            Candidate(float(near[place, k]), reader.prepared(o), label[o]) for k, o in zip(order, others, strict=True)
-        ]
-        for judged, other in zip(verifier.judge(reader.prepared(text), candidates), others, strict=True):
-            if 0.0 < judged.probability < 1.0:
-                logit = float(np.log(judged.probability / (1.0 - judged.probability)))
-                inputs.append([logit, judged.margin, judged.agreement])
-                same.append(float(label[text] == label[other]))
-    known = np.array(inputs)
-    counts = np.full(len(same), 1.0 / len(same))
-    weights, bias = fit(known[:, 1:], np.array(same), counts, offset=_SLOPE * known[:, 0])
-    return {"slope": _SLOPE, "margin": float(weights[0]), "agreement": float(weights[1]), "bias": bias}
-
-
 def main() -> None:
     """Fit and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -214,13 +182,11 @@ def main() -> None:
     reader, rng = Reader(encoder), random.Random(_SEED)
     found = gather(options.data, reader, rng)
     weights, bias = fit_pairs(found, reader, SHARES)
-    context = fit_context(options.data, reader, Verifier(weights.tolist(), bias, (1.0, 0.0, 0.0, 0.0)), rng)
     written = {
         "encoder": encoder.digest,
         "pairs": len(found),
         "bias": round(bias, 5),
         "weights": {name: round(float(weight), 5) for name, weight in zip(FEATURES, weights, strict=True)},
-        "context": {name: round(value, 5) for name, value in context.items()},
     }
     options.output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(written, indent=1))

@@ -8,7 +8,7 @@ takes to keep it. Called by `service.decide`, and by `service.reports` with what
 import math
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cachetools import Cache, LRUCache
@@ -18,8 +18,8 @@ from index.text import plain
 from index.verifier import LEAST_COSINE
 from index.view import Entry
 from service.cache.budget import Action, Ledger
-from service.cache.learner import Evidence, Learner, evidence, vote
-from service.cache.semantic import Judge, budget_of, likelihood, reading, refuse
+from service.cache.learner import Evidence, Learner, evidence
+from service.cache.semantic import Judge, Standing, answered, budget_of, reading, refuse, standing
 from service.requests import Judged, Prompt, Request, Trial
 from service.settings import CacheSettings
 
@@ -46,6 +46,8 @@ _REFUSED: Final = 0.95  # the error of what a check refuses: no budget bears it
 
 AUDITED: Final = "audited"
 OVER_BUDGET: Final = "error_budget"
+UNNEEDED: Final = "unneeded"
+"""Not looked at: a nearer prompt has the same answer, and nothing speaks against it."""
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ class Keeper:
         self.actions[action.value] += 1
         why = {Action.SERVE: "", Action.AUDIT: AUDITED, Action.EXPLORE: OVER_BUDGET}[action]
         refused = found.judged.refused_by
-        told = found.judged if refused else replace(found.judged, probability=1.0 - error, refused_by=why)
+        told = found.judged if refused else found.judged._replace(probability=1.0 - error, refused_by=why)
         audit = action is Action.AUDIT
         trial = Trial(told.entry, found.evidence, error, budget, bearable, chance, audit, found.check)
         judged = tuple(told if one is found.judged else one for one in judged)
@@ -226,21 +228,24 @@ class Keeper:
     ) -> tuple[Found | None, tuple[Judged, ...]]:
         """Let the near entries vote on the answer; judge those of the answer with most votes, then of the next.
 
+        The nearest prompt that nothing speaks against stands for its answer; others that this is stored for only vote.
         An answer all of whose prompts a check refuses, and that no verdicts outweigh, is looked at if there is no
         other, so that verdicts come of it too. Votes of what may not be served count too, but not for an answer that
         was passed over.
         """
-        answers: dict[bytes, list[tuple[float, Entry]]] = {}
-        votes: dict[bytes, float] = {}
-        for similarity, entry in near:
-            if similarity >= LEAST_COSINE and entry.alive(now):
-                answers.setdefault(entry.meaning, []).append((similarity, entry))
-                votes[entry.meaning] = votes.get(entry.meaning, 0.0) + vote(similarity)
+        alive = [one for one in near if one[0] >= LEAST_COSINE and one[1].alive(now)]
+        answers, votes = answered(alive, lambda entry: entry.meaning)
         every, judged, read = dict(votes), list[Judged](), reading(prompt)
         refused: tuple[bytes, Judged] | None = None
         for answer in sorted(votes, key=votes.__getitem__, reverse=True):
-            looked = [refuse(one, request, settings, now) for one in self._judge.judge(read, answers[answer])]
-            best, check = max((one for one in looked if not one.refused_by), key=likelihood, default=None), ""
+            stands = standing(answer, answers, votes)
+            best, check, looked = None, "", list[Judged]()
+            for similarity, entry in answers[answer]:
+                if best is not None:
+                    looked.append(Judged(entry, similarity, None, UNNEEDED, stands.lead, stands.share))
+                    continue
+                looked.append(refuse(self._judge.look(read, similarity, entry, stands), request, settings, now))
+                best = None if looked[-1].refused_by else looked[-1]
             if best is None and (nearest := next((one for one in looked if one.refused_by in _YIELDING), None)):
                 if kept.outweighs(nearest.refused_by):
                     best, check = nearest, nearest.refused_by
@@ -250,31 +255,20 @@ class Keeper:
                 judged += looked
                 del votes[answer]
                 continue
-            found = _found(kept, replace(best, refused_by=""), check, answer, answers, votes)
+            found = _found(kept, best._replace(refused_by=""), check, stands)
             return found, (*judged, *(found.judged if one is best else one for one in looked))
         if refused is None:
             return None, tuple(judged)
         answer, best = refused
-        found = _found(kept, best, best.refused_by, answer, answers, every)
+        found = _found(kept, best, best.refused_by, standing(answer, answers, every))
         return found, tuple(found.judged if one is best else one for one in judged)
 
 
-def _found(
-    kept: ScopeKeeper,
-    best: Judged,
-    check: str,
-    answer: bytes,
-    answers: Mapping[bytes, Sequence[tuple[float, Entry]]],
-    votes: Mapping[bytes, float],
-) -> Found:
-    """Return an answer's entry with what the learner looks at; `votes` are of all answers in question."""
-    own = votes[answer]
-    rivals = [(voted, answers[other][0][0]) for other, voted in votes.items() if other != answer]
-    rival = max((voted for voted, _ in rivals), default=0.0)
-    nearest = answers[answer][0][0]
-    others = max((similarity for _, similarity in rivals), default=nearest)
-    told = replace(best, margin=nearest - others, agreement=own / sum(votes.values()))
-    seen = evidence(best.probability, nearest, own, rival, kept.record(answer), refused=bool(check))
+def _found(kept: ScopeKeeper, best: Judged, check: str, stands: Standing) -> Found:
+    """Return an answer's entry with what the learner looks at."""
+    told = best._replace(margin=stands.lead, agreement=stands.share)
+    record = kept.record(best.entry.meaning)
+    seen = evidence(best.probability, stands.nearest, stands.votes, stands.rival, record, refused=bool(check))
     return Found(told, seen, check)
 
 

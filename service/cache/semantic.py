@@ -4,22 +4,43 @@
 may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache, partial
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
-from index.verifier import LEAST_COSINE, Candidate, Verifier
+from index.verifier import LEAST_COSINE, Verifier
 from index.view import Entry
 from index.wording import Prepared, prepare
+from service.cache.learner import vote
 from service.errors import SettingsError
 from service.requests import CacheMode, CacheOptions, Judged, Prompt, Request
 from service.settings import CacheSettings
+
+Answer = TypeVar("Answer", bound=Hashable)
+Near = tuple[float, Entry]
+"""A cosine and what is as near as that."""
 
 # Near enough to be worth telling the caller, though not to be served.
 _CANDIDATE_MARGIN = 0.1
 # Entries whose prompts stay read, about 2 KB each: those that are looked at again and again.
 _KEPT: Final = 8_192
+
+
+class Standing(NamedTuple):
+    """How one of the near answers stands among them.
+
+    `nearest` is the cosine of the nearest prompt that has it, `lead` how much nearer that is than that of any other
+    answer, 0 without one; `votes` are for it, `rival` those for the best other one, `share` is its share of all.
+    """
+
+    nearest: float
+    votes: float
+    rival: float
+    lead: float
+    share: float
+
+
+ALONE: Final = Standing(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Judge:
@@ -36,36 +57,36 @@ class Judge:
         self._prepared = lru_cache(_KEPT)(_prepared)
 
     def judge(
-        self, read: Callable[[], Prepared], near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
+        self, read: Callable[[], Prepared], near: Iterable[Near], floor: float = LEAST_COSINE
     ) -> tuple[Judged, ...]:
-        """Return what is thought of each near entry, in the order given.
+        """Return what is thought of each near entry, in the order given; see `look`."""
+        return tuple([self.look(read, similarity, entry, ALONE, floor) for similarity, entry in near])
+
+    def look(
+        self,
+        read: Callable[[], Prepared],
+        similarity: float,
+        entry: Entry,
+        stands: Standing,
+        floor: float = LEAST_COSINE,
+    ) -> Judged:
+        """Return what is thought of an entry.
 
         Args:
             read: returns what is asked, prepared (`reading`); called only if there is anything to compare it with.
-            near: (cosine, entry) of the prompt's scope and context, nearest first.
+            similarity: cosine of its prompt and what is asked.
+            entry: of the prompt's scope and context.
+            stands: how its answer does.
             floor: the least cosine; what is further away is refused as "below_threshold" and not compared.
         """
-        if not near or near[0][0] < floor:
-            return tuple(Judged(entry, similarity, None, "below_threshold") for similarity, entry in near)
-        candidates = [
-            Candidate(similarity, self._prepared(entry.row, entry.prompt), entry.id)
-            if similarity >= floor
-            else Candidate(similarity, _UNREAD, entry.id)
-            for similarity, entry in near
-        ]
-        judgements = self._verifier.judge(read(), candidates, floor=floor)
-        return tuple(
-            Judged(
-                entry,
-                similarity,
-                found.probability if self.calibrated and similarity >= floor else None,
-                found.refused[0] if found.refused else "",
-                found.margin,
-                found.agreement,
-                found.features,
-            )
-            for (similarity, entry), found in zip(near, judgements, strict=True)
+        if similarity < floor:
+            return Judged(entry, similarity, None, "below_threshold", stands.lead, stands.share)
+        probability, refused, features = self._verifier.judge(
+            read(), self._prepared(entry.row, entry.prompt), similarity
         )
+        told = probability if self.calibrated else None
+        why = refused[0] if refused else ""
+        return Judged(entry, similarity, told, why, stands.lead, stands.share, features)
 
 
 def load_judge(settings: CacheSettings, encoder: str) -> Judge:
@@ -92,9 +113,6 @@ def _prepared(row: int, prompt: str) -> Prepared:
     """Read an entry's prompt; by its row, so that no scope is faster for what another has stored."""
     del row
     return prepare(prompt)
-
-
-_UNREAD: Final = prepare("")
 
 
 def budget_of(options: CacheOptions, settings: CacheSettings, category: str = "") -> float:
@@ -134,7 +152,7 @@ def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, t
 def verify(
     judge: Judge,
     prompt: Prompt,
-    near: Sequence[tuple[float, Entry]],
+    near: Sequence[Near],
     request: Request,
     settings: CacheSettings,
     now: float,
@@ -151,11 +169,37 @@ def verify(
     """
     least = settings.threshold - _CANDIDATE_MARGIN
     alive = [(similarity, entry) for similarity, entry in near if similarity >= least and entry.alive(now)]
-    judged = tuple(
-        refuse(found, request, settings, now) for found in judge.judge(reading(prompt), alive, settings.threshold)
-    )
+    answers, votes = answered(alive, lambda entry: entry.answer_id)
+    read, judged = reading(prompt), []
+    for similarity, entry in alive:
+        stands = standing(entry.answer_id, answers, votes)
+        judged.append(refuse(judge.look(read, similarity, entry, stands, settings.threshold), request, settings, now))
     served = max((found for found in judged if not found.refused_by), key=likelihood, default=None)
-    return served, judged
+    return served, tuple(judged)
+
+
+def answered(
+    near: Iterable[Near], answer: Callable[[Entry], Answer]
+) -> tuple[dict[Answer, list[Near]], dict[Answer, float]]:
+    """Return the entries that have each answer, nearest first as they come, and the votes for it."""
+    answers: dict[Answer, list[Near]] = {}
+    votes: dict[Answer, float] = {}
+    for similarity, entry in near:
+        mine = answer(entry)
+        answers.setdefault(mine, []).append((similarity, entry))
+        votes[mine] = votes.get(mine, 0.0) + vote(similarity)
+    return answers, votes
+
+
+def standing(answer: Answer, answers: Mapping[Answer, Sequence[Near]], votes: Mapping[Answer, float]) -> Standing:
+    """Return how an answer stands among all that are voted on."""
+    rival, nearest = 0.0, answers[answer][0][0]
+    others = -1.0
+    for other, voted in votes.items():
+        if other != answer:
+            rival, others = max(rival, voted), max(others, answers[other][0][0])
+    own, lead = votes[answer], nearest - others if len(votes) > 1 else 0.0
+    return Standing(nearest, own, rival, lead, own / sum(votes.values()))
 
 
 def likelihood(found: Judged) -> tuple[float, float]:
@@ -175,4 +219,4 @@ def refuse(found: Judged, request: Request, settings: CacheSettings, now: float)
         why = "improbable"
     else:
         return found
-    return replace(found, refused_by=why)
+    return found._replace(refused_by=why)

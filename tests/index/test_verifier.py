@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.guard import compare, prepare
-from index.verifier import FEATURES, LEAST_COSINE, WEIGHTS, Candidate, Judgement, Verifier, features
+from index.verifier import FEATURES, LEAST_COSINE, WEIGHTS, Judgement, Verifier, features
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def verifier() -> Verifier:
 
 
 def judge(verifier: Verifier, one: str, other: str, cosine: float) -> Judgement:
-    return verifier.judge(prepare(one), [Candidate(cosine, prepare(other), "answer")])[0]
+    return verifier.judge(prepare(one), prepare(other), cosine)
 
 
 def test_what_the_guard_refuses_has_no_chance(verifier: Verifier) -> None:
@@ -52,39 +52,6 @@ def test_nearer_is_likelier(verifier: Verifier) -> None:
     assert rising == sorted(rising)
 
 
-def test_a_rival_near_by_makes_an_answer_less_likely_where_answers_are_shared(verifier: Verifier) -> None:
-    prompt, near = prepare("How do I pay my bill?"), prepare("How can I pay the bill?")
-    alone = [Candidate(0.92, near, "a"), Candidate(0.7, prepare("Can I pay cash?"), "b")]
-    rivalled = [Candidate(0.92, near, "a"), Candidate(0.92, prepare("How do I pay this bill?"), "b")]
-    assert (
-        verifier.judge(prompt, alone, shared=True)[0].probability
-        > verifier.judge(prompt, rivalled, shared=True)[0].probability
-    )
-    assert verifier.judge(prompt, alone)[0].probability == verifier.judge(prompt, rivalled)[0].probability
-
-
-def test_margin_and_agreement_are_of_answers_not_of_wordings(verifier: Verifier) -> None:
-    prompt = prepare("How do I pay?")
-    candidates = [Candidate(s, prepare(t), a) for s, t, a in ((0.9, "x", 1), (0.88, "y", 1), (0.85, "z", 2))]
-    first, second, third = verifier.judge(prompt, candidates)
-    assert first.margin == pytest.approx(0.05)
-    assert second.margin == pytest.approx(0.03)
-    assert third.margin == pytest.approx(-0.05)
-    assert first.agreement == second.agreement > third.agreement
-    assert verifier.judge(prompt, candidates[:1])[0].margin == 0.0
-
-
-def test_no_candidates_no_judgement(verifier: Verifier) -> None:
-    assert verifier.judge(prepare("x"), []) == []
-
-
-def test_rows_of_features_give_the_same_probability(verifier: Verifier) -> None:
-    one, other = prepare("How do I pay my bill?"), prepare("How can I pay the bill?")
-    row = np.array([features(0.9, compare(one, other))])
-    judged = verifier.judge(one, [Candidate(0.9, other, 0)])[0]
-    assert verifier.probabilities(row)[0] == pytest.approx(judged.probability)
-
-
 @given(st.text(max_size=120), st.text(max_size=120), st.floats(-1.0, 1.001))
 def test_any_pair_has_a_probability_the_same_both_ways(one: str, other: str, cosine: float) -> None:
     a, b = prepare(one), prepare(other)
@@ -93,8 +60,8 @@ def test_any_pair_has_a_probability_the_same_both_ways(one: str, other: str, cos
     assert all(map(math.isfinite, row))
     assert row == pytest.approx(features(cosine, compare(b, a)))
     shipped = Verifier.load()
-    there = shipped.judge(a, [Candidate(cosine, b, 0)])[0]
-    back = shipped.judge(b, [Candidate(cosine, a, 0)])[0]
+    there = shipped.judge(a, b, cosine)
+    back = shipped.judge(b, a, cosine)
     assert 0.0 <= there.probability <= 1.0
     assert there.probability == pytest.approx(back.probability)
 
@@ -106,4 +73,4 @@ def test_weights_of_other_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train"):
         Verifier.load(tmp_path / "w.json")
     with pytest.raises(ValueError, match="weights"):
-        Verifier([1.0], 0.0, (1.0, 0.0, 0.0, 0.0))
+        Verifier([1.0], 0.0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
+from index.guard import CHECKS
 from index.store import MemoryStore
 from service.cache.keeper import AUDITED, OVER_BUDGET
 from tests.service.kit import REFERENCES, Service, build, running
@@ -208,6 +209,20 @@ async def test_a_check_is_a_veto_until_a_scope_has_told_often_enough_that_it_is_
         assert "numbers_differ is outweighed by this scope's verdicts" in [n.note for n in served.explanation.notes]
         other = await service.decide(NUMBERED.format(999), "other", cache=budget(0.05))
         assert not other.plan.HasField("candidate")
+
+
+async def test_once_nothing_speaks_against_a_prompt_no_other_of_its_answer_is_compared(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        for prompt in (f"{ORDERS[0]} 7", *ORDERS[:3]):
+            await service.put(prompt, "an answer")
+        found = await service.decide(ORDERS[5], explain=True)
+        why = [note.note.partition("refused: ")[2].split(" ")[0] for note in found.explanation.notes]
+        refused = list(filter(None, why))  # nearest first
+        passed = refused.index(OVER_BUDGET)
+        assert set(refused[:passed]) <= set(CHECKS)
+        assert "unneeded" in refused
+        assert refused[passed + 1 :] == ["unneeded"] * (3 - passed)
+        assert found.plan.candidate.refused_by == OVER_BUDGET
 
 
 async def test_a_check_that_is_right_stays_a_veto_however_much_else_is_learned(root: Path) -> None:
