@@ -41,7 +41,10 @@ from service.settings import JournalSettings
 
 _log = structlog.get_logger("waypost")
 _EVERY_S: Final = 0.5
-_PRUNE_EVERY_S: Final = 60.0
+# How often it is seen to that the file is no larger than it may be: at full load it grows by megabytes a second.
+_PRUNE_EVERY_S: Final = 5.0
+# What is too old goes a minute's worth at a time.
+_OLD_EVERY_S: Final = 60.0
 # What may wait to be written. Above it the newest are dropped: memory is for decisions.
 _WAITING: Final = 20_000
 # Rows are made so many at a time, and then whoever waits for the interpreter goes first: about 0.5 ms.
@@ -156,7 +159,7 @@ class Journal:
 
     def _prune(self) -> None:
         oldest = time.time() - self._settings.keep_days * 86_400
-        self.file.prune(oldest, self._settings.max_mib << 20)
+        self.file.prune(oldest - oldest % _OLD_EVERY_S, self._settings.max_mib << 20)
 
     def _try(self, write: Any) -> bool:
         """Return whether the file took it; say so once where it does not, and once where it does again."""
