@@ -59,7 +59,8 @@ from service.spending import Accounts, baseline_of
 _AT_ONCE = 1_000
 _log = structlog.get_logger("waypost")
 
-# One short, one middling, one long: the first real prompts should not pay for the encoder's first allocations.
+# One short, one middling, one long: the first real prompts should not pay for the encoder's first allocations. One by
+# one, as what a run takes is never given back, and all three padded to the longest are more than any later run.
 _WARM_UP = (
     "warm",
     "a prompt of about twenty words " * 3,
@@ -285,7 +286,8 @@ def _load(settings: Settings, parts: Parts) -> tuple[Encoder, Generation, Store,
             stale = view.load(store)
         if stale:
             _embed_again(store, view, stale, encoder)
-        encoder.encode(encoder.tokenise(_WARM_UP))
+        for tokens in encoder.tokenise(_WARM_UP):
+            encoder.encode([tokens])
     except BaseException:
         store.close()
         raise
