@@ -4,9 +4,10 @@
 may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Final
 
 from index.verifier import LEAST_COSINE, Candidate, Verifier
@@ -33,7 +34,8 @@ class Judge:
     def __init__(self, verifier: Verifier, encoder: str) -> None:
         self._verifier = verifier
         self.calibrated = verifier.encoder == encoder
-        self._prepared = lru_cache(_KEPT)(_prepared)
+        # By row, too, so that no scope is faster for what another has stored; the latest used stand last.
+        self._prepared: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
 
     def judge(
         self, read: Callable[[], Prepared], near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
@@ -48,7 +50,7 @@ class Judge:
         if not near or near[0][0] < floor:
             return tuple(Judged(entry, similarity, None, "below_threshold") for similarity, entry in near)
         candidates = [
-            Candidate(similarity, self._prepared(entry.row, entry.prompt), entry.id)
+            Candidate(similarity, self._read(entry), entry.id)
             if similarity >= floor
             else Candidate(similarity, _UNREAD, entry.id)
             for similarity, entry in near
@@ -66,6 +68,22 @@ class Judge:
             )
             for (similarity, entry), found in zip(near, judgements, strict=True)
         )
+
+    def forget(self, entry: Entry) -> None:
+        """Forget what an entry's prompt says: it is removed or replaced, and may not linger here either."""
+        self._prepared.pop((entry.row, entry.prompt), None)
+
+    def _read(self, entry: Entry) -> Prepared:
+        """Read an entry's prompt, or remember what it says."""
+        key = entry.row, entry.prompt
+        found = self._prepared.get(key)
+        if found is not None:
+            self._prepared.move_to_end(key)
+            return found
+        found = self._prepared[key] = prepare(entry.prompt)
+        if len(self._prepared) > _KEPT:
+            self._prepared.popitem(last=False)
+        return found
 
 
 def load_judge(settings: CacheSettings, encoder: str) -> Judge:
@@ -86,12 +104,6 @@ def load_judge(settings: CacheSettings, encoder: str) -> Judge:
 def reading(prompt: Prompt) -> Callable[[], Prepared]:
     """Return what reads a prompt: once, and when it is first needed."""
     return cache(partial(prepare, prompt.text))
-
-
-def _prepared(row: int, prompt: str) -> Prepared:
-    """Read an entry's prompt; by its row, so that no scope is faster for what another has stored."""
-    del row
-    return prepare(prompt)
 
 
 _UNREAD: Final = prepare("")
