@@ -21,6 +21,7 @@ from index.generation import Generation
 from index.records import Answer, Message, Reference
 from index.sqlite_journal import DecisionRow, ReportRow, SqliteJournal
 from index.text import EMPTY_CONTEXT, canonical
+from service.decisions import text_size
 from service.requests import (
     LAPSED,
     CacheMode,
@@ -45,8 +46,9 @@ _EVERY_S: Final = 0.5
 _PRUNE_EVERY_S: Final = 5.0
 # What is too old goes a minute's worth at a time.
 _OLD_EVERY_S: Final = 60.0
-# What may wait to be written. Above it the newest are dropped: memory is for decisions.
+# What may wait to be written, and how much text that may be. Above it the newest are dropped.
 _WAITING: Final = 20_000
+_WAITING_BYTES: Final = 64 << 20
 # Rows are made so many at a time, and then whoever waits for the interpreter goes first: about 0.5 ms.
 _AT_ONCE: Final = 16
 _NEIGHBOURS: Final = 10
@@ -89,6 +91,7 @@ class Journal:
         self._settings = settings
         self._encoder = encoder_digest
         self._waiting: deque[Decision | tuple[str, float, Rating]] = deque()
+        self._came = self._went = 0  # bytes of text so far: one is counted on the event loop, one on the thread
         self._wake = threading.Event()
         self._flushing = threading.Lock()
         self._closing = False
@@ -111,6 +114,7 @@ class Journal:
         with self._flushing:
             while self._waiting:
                 items = [self._waiting.popleft() for _ in range(min(len(self._waiting), 500))]
+                self._went += sum(text_size(item) for item in items if isinstance(item, Decision))
                 decisions: list[DecisionRow] = []
                 for start in range(0, len(items), _AT_ONCE):
                     decisions += [
@@ -137,9 +141,11 @@ class Journal:
         self.file.close()
 
     def _put(self, item: Decision | tuple[str, float, Rating]) -> None:
-        if len(self._waiting) >= _WAITING:
+        size = text_size(item) if isinstance(item, Decision) else 0
+        if len(self._waiting) >= _WAITING or (size and self._came - self._went + size > _WAITING_BYTES):
             self.dropped += 1
         else:
+            self._came += size
             self._waiting.append(item)
 
     def _run(self) -> None:
