@@ -1,7 +1,8 @@
 """`python -m benchmarks.soak`: full load for minutes, with everything that changes a service going on beside it.
 
 Callers decide; others store, report, upsert and delete references, invalidate, and switch generations. It fails where
-a call fails that should not have, or where memory keeps growing. Writes a CSV of memory and counts over time.
+a call fails that should not have, where memory keeps growing, or where the journal outgrows its bound. Writes a CSV of
+memory and counts over time.
 """
 
 import argparse
@@ -41,10 +42,13 @@ _SCOPES: Final = ("one", "two", "three")
 _EXPECTED: Final = frozenset({"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "NOT_FOUND"})
 # After the caches have filled, memory may grow by so much in an hour, in MB.
 _SLOPE_LIMIT: Final = 60.0
-# The first part of the run fills all that is bounded: the record of decisions, prompts that stay read, the allocator's
-# arenas, SQLite's cache. Smaller bounds are reached sooner; the journal's is what 12,000 decisions take.
+# The first part of the run fills all that is bounded: the record of decisions, flights, the allocator's pools, SQLite's
+# cache. Smaller bounds are reached sooner; the journal's is what 8,000 decisions take.
 _WARM_UP: Final = 0.5
-_SMALL: Final = {"WAYPOST_DECISIONS__KEEP": "4000", "WAYPOST_JOURNAL__MAX_MIB": "32"}
+_JOURNAL_MIB: Final = 32
+_SMALL: Final = {"WAYPOST_DECISIONS__KEEP": "4000", "WAYPOST_JOURNAL__MAX_MIB": str(_JOURNAL_MIB)}
+# What comes between two looks at the journal's size, as a share of its bound here.
+_BETWEEN: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -190,16 +194,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench = Bench(Path(work))
         soak, code = _soak(bench, seconds)
         log = (Path(work) / "soak" / "service.log").read_text(encoding="utf-8")
+        journal = (Path(work) / "soak" / "data" / "journal.sqlite3").stat().st_size / (1 << 20)
     _write(options.output, soak, log)
     problems = [f"{text} ({count} times)" for text, count in soak.failures.items()]
     problems += [f"the service logged an error: {line}" for line in log.splitlines() if '"level": "error"' in line][:5]
     problems += [f"the service ended with {code}"] if code else []
+    if journal > (1 + _BETWEEN) * _JOURNAL_MIB:
+        problems.append(f"the journal holds {journal:.0f} MiB, its bound is {_JOURNAL_MIB}")
     slope = growth(soak.memory)
     if not options.quick and slope > _SLOPE_LIMIT:
         problems.append(f"memory grows by {slope:.1f} MB an hour, more than {_SLOPE_LIMIT:.0f}")
     first, last = soak.memory[0], soak.memory[-1]
     print(f"{last[0]:.0f} s: {dict(sorted(soak.counts.items()))}")
     print(f"RSS {first[1]:.0f} → {last[1]:.0f} MB, after the first {_WARM_UP:.0%} {slope:+.1f} MB an hour")
+    print(f"journal {journal:.0f} MiB of {_JOURNAL_MIB}")
     if problems:
         raise SystemExit("\n".join(problems))
 

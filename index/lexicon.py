@@ -9,18 +9,33 @@ at import. Pure look-ups, never a decision: `index.wording` reads prompts with i
 import math
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _DATA: Final = Path(__file__).parent / "data"
 _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
 LATIN: Final = "\u024f"
 """The last letter of the Latin script, but for rare ones."""
 _ENDINGS: Final = frozenset(("ane", "ene", "yne", "ate", "ite", "ide", "nol", "nal", "ine", "ase", "ose"))
-_CACHED: Final = 65_536
+# Of each look-up the latest so many words are remembered, in 20 MB altogether. Longer ones are addresses and the like:
+# they seldom come twice, and a prompt may be one of them from end to end.
+_REMEMBERED: Final = 16_384
+_LONGEST: Final = 32
 _VOWELS: Final = frozenset("aeiouy")
+_T = TypeVar("_T")
+
+
+def remembered(look_up: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Remember what was looked up of short words lately."""
+    known = lru_cache(_REMEMBERED)(look_up)
+
+    @wraps(look_up)
+    def remembering(word: str) -> _T:
+        return known(word) if len(word) <= _LONGEST else look_up(word)
+
+    return remembering
 
 
 def _set(name: str) -> frozenset[str]:
@@ -82,7 +97,7 @@ LANGUAGES: Final[Mapping[str, frozenset[str]]] = {
 _IRREGULAR: Final = _pairs("irregular")
 
 
-@lru_cache(_CACHED)
+@remembered
 def stem(word: str) -> str:
     """Return one form for a word's inflections, its closest synonyms and a unit's names; any string is accepted."""
     if (unit := UNITS.get(word)) is not None:
@@ -91,7 +106,7 @@ def stem(word: str) -> str:
     return _SYNONYMS.get(base, base)
 
 
-@lru_cache(_CACHED)
+@remembered
 def weight(word: str) -> float:
     """Return how much a word says, 0 (function words) to 1 (rare or unknown ones)."""
     if word in STOP or word in PRONOUNS:
@@ -102,7 +117,7 @@ def weight(word: str) -> float:
     return 1.0 if rank is None else 0.3 + 0.7 * math.log1p(rank) / math.log1p(len(RANK))
 
 
-@lru_cache(_CACHED)
+@remembered
 def bare(word: str) -> str:
     """Return a word without its accents, as names of other languages are often typed."""
     if word.isascii():
@@ -129,14 +144,14 @@ def opposed(some: Sequence[str], others: Sequence[str]) -> bool:
     return any(not sides.isdisjoint(_places(other)) for other in others for sides in facing)
 
 
-@lru_cache(_CACHED)
+@remembered
 def _places(word: str) -> frozenset[tuple[int, int]]:
     """Return the (line, side)s of a word and of what it is a form of: "rising" stands where "rise" does."""
     forms = (word, _base(_IRREGULAR.get(word, word)), *_positives(word))
     return frozenset(place for form in forms for place in OPPOSITES.get(form, ()))
 
 
-@lru_cache(_CACHED)
+@remembered
 def _facing(word: str) -> frozenset[tuple[int, int]]:
     """Return all other (line, side)s of the lines that a word stands in."""
     own = _places(word)
@@ -151,7 +166,7 @@ def _positives(word: str) -> Iterable[str]:
             yield from (bare, bare + "e", bare[:-1] + "y" if bare[-1] == "i" else bare[:-1])
 
 
-@lru_cache(_CACHED)
+@remembered
 def _partners(word: str) -> frozenset[str]:
     """Return what would be a word's opposite, were it one: without a negating prefix, with the prefix that excludes it.
 

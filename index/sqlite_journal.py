@@ -61,7 +61,7 @@ CREATE TABLE report (
 CREATE INDEX report_by_decision ON report (decision);
 """
 STEPS: Final = (_DECISIONS_AND_REPORTS,)
-# Of what is there, this share goes at once when the file has grown too large.
+# When the file has grown too large, so much goes that this share of its bound is free again.
 _SHED: Final = 0.1
 
 
@@ -156,21 +156,15 @@ class SqliteJournal:
             connection.executemany(_INSERT_REPORT, reports)
 
     def prune(self, before: float, max_bytes: int) -> int:
-        """Forget decisions older than a time, and the oldest of all while the file holds too much; return how many."""
+        """Forget decisions older than a time, and the oldest of all until the file holds no more; return how many."""
         with self._writing, plain_errors(self._path), transaction(self._writer) as connection:
-            gone = connection.execute("DELETE FROM decision WHERE at < ?", (before,)).rowcount
-            if self._bytes(connection) > max_bytes:
+            gone = _forget(connection, "at < ?", before)
+            while (held := self._bytes(connection)) > max_bytes:
                 (count,) = connection.execute("SELECT count(*) FROM decision").fetchone()
-                oldest = "SELECT seq FROM decision ORDER BY seq LIMIT ?"
-                gone += connection.execute(
-                    f"DELETE FROM decision WHERE seq IN ({oldest})",  # noqa: S608 - a constant
-                    (max(1, int(count * _SHED)),),
-                ).rowcount
-            if gone:
-                # By the index, one by one: a list of all that are left would take memory that is not given back.
-                connection.execute(
-                    "DELETE FROM report WHERE NOT EXISTS (SELECT 1 FROM decision WHERE decision.id = report.decision)"
-                )
+                if not count:
+                    break
+                surplus = max(1, int(count * (1 - (1 - _SHED) * max_bytes / held)))
+                gone += _forget(connection, "seq IN (SELECT seq FROM decision ORDER BY seq LIMIT ?)", surplus)
         return gone
 
     def decision(self, decision_id: str) -> DecisionRow | None:
@@ -256,3 +250,14 @@ class SqliteJournal:
         """Yield a connection of its own: reading is rare, and must not wait for a write."""
         with plain_errors(self._path), contextlib.closing(connect(self._path, reads_only=True)) as connection:
             yield connection
+
+
+def _forget(connection: sqlite3.Connection, which: str, value: float) -> int:
+    """Delete decisions and all reports that are of none; return how many decisions that were."""
+    gone = connection.execute(f"DELETE FROM decision WHERE {which}", (value,)).rowcount  # noqa: S608 - constants
+    if gone:
+        # By the index, one by one: a list of all that are left would take memory that is not given back.
+        connection.execute(
+            "DELETE FROM report WHERE NOT EXISTS (SELECT 1 FROM decision WHERE decision.id = report.decision)"
+        )
+    return gone

@@ -9,7 +9,6 @@ of each word what kind it is. Pure; never raises; never reads more than `LONGEST
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
 from sys import intern
 from typing import Final
 
@@ -26,6 +25,7 @@ from index.lexicon import (
     PLACES,
     STOP,
     UNITS,
+    remembered,
     weight,
 )
 
@@ -105,8 +105,6 @@ _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _SHORT: Final = frozenset(_COUNTRIES) | frozenset(_BITS) | frozenset(_ROMAN)
 # Words that may be more than a word without a capital, too.
 _MARKED: Final = frozenset((*NUMBER_WORDS, *NEGATION, *PLACES, *DATES, "one", "used"))
-_CACHED: Final = 65_536
-_LONGEST_CACHED: Final = 40
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
@@ -150,7 +148,7 @@ def _tokens(text: str) -> list[_Token]:
     found: list[_Token] = []
     initial = True
     for token in _TOKEN.findall(text):
-        if len(token) < _LONGEST_CACHED and (ordinary := _ordinary(token)):
+        if ordinary := _ordinary(token):
             found.append((ordinary, token[0].isupper(), initial))
             initial = False
         elif token in _ENDS:
@@ -164,7 +162,7 @@ def _tokens(text: str) -> list[_Token]:
     return found
 
 
-@lru_cache(_CACHED)
+@remembered
 def _ordinary(token: str) -> str:
     """Return a token's word where it is just one, as nearly all are, else ""."""
     word = token.casefold()

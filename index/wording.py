@@ -7,11 +7,23 @@ a request, and for the prompts of the answers near it. Words are interned: what 
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
 from sys import intern
 from typing import Final
 
-from index.lexicon import GENERIC, LANGUAGES, NEGATION, PRONOUNS, RANK, STOP, UNITS, bare, is_participle, stem, weight
+from index.lexicon import (
+    GENERIC,
+    LANGUAGES,
+    NEGATION,
+    PRONOUNS,
+    RANK,
+    STOP,
+    UNITS,
+    bare,
+    is_participle,
+    remembered,
+    stem,
+    weight,
+)
 from index.text import canonical
 from index.tokens import BE, DATE, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
@@ -45,7 +57,6 @@ _MAYBE_LETTERS: Final = frozenset((
     "correctly", "grammatically",
 ))  # fmt: skip
 _PLAINLY: Final = (PLAIN, DATE, NEGATED)  # kinds of words that weigh what the lexicon says
-_CACHED: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ def prepare(text: str) -> Prepared:
     )
 
 
-@lru_cache(_CACHED)
+@remembered
 def _known(word: str) -> tuple[str, float]:
     """Return the stem and the weight of a word that is just a word."""
     return intern(stem(word)), weight(word)

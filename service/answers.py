@@ -62,6 +62,8 @@ class Answers:
         self._settings = settings
         self.capacity = Capacity(view, settings)
         self.memory_per_answer = view.memory_per_answer()
+        self.let_go: Callable[[Entry], None] = lambda _: None
+        """Told of each entry that goes, for who remembers something of it."""
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
@@ -260,6 +262,7 @@ class Answers:
         for key in keys:
             if key.kind is Kind.ANSWER and (entry := self.view.by_id(key.scope, key.id)) is not None:
                 self._recent.pop(entry.row, None)
+                self.let_go(entry)
 
     def _wordings(self, merged: Mapping[RecordKey, Record | None]) -> list[RecordKey]:
         """Return the wordings that go with answers that are removed or replaced, and those whose answer is gone."""

@@ -66,6 +66,9 @@ def serve(
     # own would fight them for these.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from service import memory
+
+    memory.few_pools()
     from service import log, server
 
     settings = _settings(config, index, data_dir, listen)

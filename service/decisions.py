@@ -30,9 +30,13 @@ class DecisionLog:
     def add(self, decision: Decision) -> None:
         """Remember a decision."""
         self._decisions[decision.id] = decision
-        self._bytes += _size(decision)
+        self._bytes += text_size(decision)
         while len(self._decisions) > self._keep or (self._bytes > self._keep_bytes and len(self._decisions) > 1):
-            self._bytes -= _size(self._decisions.popitem(last=False)[1])
+            self._bytes -= text_size(self._decisions.popitem(last=False)[1])
+
+    def all(self) -> list[Decision]:
+        """Return all of them, oldest first."""
+        return list(self._decisions.values())
 
     def get(self, decision_id: str) -> Decision | None:
         """Return a decision, or None where it is not known or no longer."""
@@ -53,9 +57,14 @@ def new_id() -> str:
             _drawn.extend(drawn[i : i + 2 * _ID_BYTES] for i in range(0, len(drawn), 2 * _ID_BYTES))
 
 
-def _size(decision: Decision) -> int:
-    """Return about how many bytes of text a decision holds on to: a character of most scripts is at most two."""
+def text_size(decision: Decision) -> int:
+    """Return about how many bytes of text a decision holds on to: a character of most scripts is at most two.
+
+    Those of the answers it looked at count too, though they are shared with others as long as these are there.
+    """
     characters = decision.prompt.size + len(decision.prompt.text)
     if decision.hit is not None:
         characters += len(decision.hit.matched)
+    for one in decision.judged:
+        characters += len(one.entry.prompt)
     return 2 * characters + len(decision.vector)

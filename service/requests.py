@@ -233,6 +233,16 @@ class Voters:
             for i, similarity in zip(near.tolist(), similarities, strict=True)
         )
 
+    def alone(self, most: int) -> "Voters":
+        """Return the `most` nearest of them, which hold on to nothing of the generation but themselves."""
+        near = self.neighbours(most)
+        return Voters(
+            [one.reference for one in near],
+            np.arange(len(near)),
+            np.array([one.similarity for one in near], np.float32),
+            weight=near[0].weight if near else 0.0,
+        )
+
 
 NO_VOTERS: Final = Voters((), np.empty(0, np.int64), np.empty(0, np.float32))
 

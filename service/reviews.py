@@ -21,6 +21,8 @@ from service.routing.review import Given, inspect, judge, learn
 _LONG = 4_000
 _MARGIN_S = 0.005
 _HALF = 0.5
+# Reviews of one decision that its explanation tells of: the latest.
+_NOTED = 16
 
 
 async def review(decider: Decider, decision: Decision, given: Given, deadline: float | None) -> Reviewed:
@@ -51,7 +53,9 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
         decider.log.add(decision)
     what = "accepted" if reviewed.accepted else "escalated"
     why = f", {reviewed.failure}" if reviewed.failure else ""
-    decision.notes += (("review", f"{given.model} {what} at {reviewed.p_acceptable:.3f}{why}"),)
+    earlier = [note for note in decision.notes if note[0] == "review"]
+    told = decision.notes if len(earlier) < _NOTED else tuple(n for n in decision.notes if n is not earlier[0])
+    decision.notes = (*told, ("review", f"{given.model} {what} at {reviewed.p_acceptable:.3f}{why}"))
     decider.metrics.reviewed(decision.request.scope, accepted=reviewed.accepted, failure=reviewed.failure)
     return reviewed
 

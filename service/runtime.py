@@ -57,9 +57,13 @@ from service.settings import Settings
 from service.spending import Accounts, baseline_of
 
 _AT_ONCE = 1_000
+# References that decisions of a generation which is no longer served are explained by.
+_EXPLAINED: Final = 10
+_TURN: Final = 100  # of them are seen to at a time, in less than a millisecond
 _log = structlog.get_logger("waypost")
 
-# One short, one middling, one long: the first real prompts should not pay for the encoder's first allocations.
+# One short, one middling, one long: the first real prompts should not pay for the encoder's first allocations. One by
+# one, as what a run takes is never given back, and all three padded to the longest are more than any later run.
 _WARM_UP = (
     "warm",
     "a prompt of about twenty words " * 3,
@@ -99,6 +103,7 @@ class Runtime:
             previous, self.decider.generation = self.decider.generation.id, generation
             if self.decider.accounts is not None:
                 self.decider.accounts.baseline = baseline_of(generation, self.settings.stats.baseline)
+            await self._leave(generation)
         _log.info("generation_activated", generation=generation.id, previous=previous)
         return generation.id, previous
 
@@ -120,6 +125,15 @@ class Runtime:
             return await asyncio.to_thread(_load_generation, folder, self.encoder, self.settings)
         except (GenerationError, InputError) as error:
             raise PreconditionFailed("GENERATION_UNUSABLE", generation_id, str(error)) from error
+
+    async def _leave(self, generation: Generation) -> None:
+        """Let remembered decisions hold on to no other generation: there may be as many of these as decisions."""
+        for number, decision in enumerate(self.decider.log.all()):
+            voters = decision.voters
+            if voters is not None and voters.references is not generation.references:
+                decision.voters = voters.alone(_EXPLAINED) if len(voters.references) > _EXPLAINED else voters
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
 
     async def _prepare(self, generation: Generation) -> None:
         """Get the policy ready for a generation."""
@@ -287,7 +301,8 @@ def _load(settings: Settings, parts: Parts) -> tuple[Encoder, Generation, Store,
             stale = view.load(store)
         if stale:
             _embed_again(store, view, stale, encoder)
-        encoder.encode(encoder.tokenise(_WARM_UP))
+        for tokens in encoder.tokenise(_WARM_UP):
+            encoder.encode([tokens])
     except BaseException:
         store.close()
         raise

@@ -119,20 +119,30 @@ class Keeper:
         """Return what was learned in a scope."""
         found = self._scopes.get(name)
         if found is None:
-            found = self._scopes[name] = ScopeKeeper()
+            found = self._take(name, ScopeKeeper())
         return found
 
-    def changed(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield scopes in which something was learned or counted since the last time, with their state."""
+    def changed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """Yield scopes in which something was learned or counted since the last time, with their state.
+
+        None is that of one that had to make room.
+        """
         changed, self._changed = self._changed, set()
         for name in changed:
-            if (kept := self._scopes.get(name)) is not None:
-                yield name, state(kept)
+            kept = self._scopes.get(name)
+            yield name, state(kept) if kept is not None else None
 
     def restore(self, states: Mapping[str, Any]) -> None:
         """Go on from what `changed` once gave."""
         for name, values in states.items():
-            self._scopes[name] = restored(values)
+            self._take(name, restored(values))
+
+    def _take(self, name: str, kept: ScopeKeeper) -> ScopeKeeper:
+        """Keep what was learned in a scope; where there are too many, the one that was silent for longest goes."""
+        if len(self._scopes) >= _MAX_SCOPES:
+            self._changed.add(self._scopes.popitem()[0])
+        self._scopes[name] = kept
+        return kept
 
     def ledgers(self, name: str) -> Collection[Ledger]:
         """Return the accounts of a scope without making room for it."""

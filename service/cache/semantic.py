@@ -4,8 +4,9 @@
 may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Final, NamedTuple, TypeVar
 
 from index.verifier import LEAST_COSINE, Verifier
@@ -54,7 +55,8 @@ class Judge:
     def __init__(self, verifier: Verifier, encoder: str) -> None:
         self._verifier = verifier
         self.calibrated = verifier.encoder == encoder
-        self._prepared = lru_cache(_KEPT)(_prepared)
+        # By row, too, so that no scope is faster for what another has stored; the latest used stand last.
+        self._prepared: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
 
     def judge(
         self, read: Callable[[], Prepared], near: Iterable[Near], floor: float = LEAST_COSINE
@@ -81,12 +83,26 @@ class Judge:
         """
         if similarity < floor:
             return Judged(entry, similarity, None, "below_threshold", stands.lead, stands.share)
-        probability, refused, features = self._verifier.judge(
-            read(), self._prepared(entry.row, entry.prompt), similarity
-        )
+        probability, refused, features = self._verifier.judge(read(), self._read(entry), similarity)
         told = probability if self.calibrated else None
         why = refused[0] if refused else ""
         return Judged(entry, similarity, told, why, stands.lead, stands.share, features)
+
+    def forget(self, entry: Entry) -> None:
+        """Forget what an entry's prompt says: it is removed or replaced, and may not linger here either."""
+        self._prepared.pop((entry.row, entry.prompt), None)
+
+    def _read(self, entry: Entry) -> Prepared:
+        """Read an entry's prompt, or remember what it says."""
+        key = entry.row, entry.prompt
+        found = self._prepared.get(key)
+        if found is not None:
+            self._prepared.move_to_end(key)
+            return found
+        found = self._prepared[key] = prepare(entry.prompt)
+        if len(self._prepared) > _KEPT:
+            self._prepared.popitem(last=False)
+        return found
 
 
 def load_judge(settings: CacheSettings, encoder: str) -> Judge:
@@ -107,12 +123,6 @@ def load_judge(settings: CacheSettings, encoder: str) -> Judge:
 def reading(prompt: Prompt) -> Callable[[], Prepared]:
     """Return what reads a prompt: once, and when it is first needed."""
     return cache(partial(prepare, prompt.text))
-
-
-def _prepared(row: int, prompt: str) -> Prepared:
-    """Read an entry's prompt; by its row, so that no scope is faster for what another has stored."""
-    del row
-    return prepare(prompt)
 
 
 def budget_of(options: CacheOptions, settings: CacheSettings, category: str = "") -> float:

@@ -21,6 +21,7 @@ from index.generation import Generation
 from index.records import Answer, Message, Reference
 from index.sqlite_journal import DecisionRow, ReportRow, SqliteJournal
 from index.text import EMPTY_CONTEXT, canonical
+from service.decisions import text_size
 from service.requests import (
     LAPSED,
     CacheMode,
@@ -41,9 +42,13 @@ from service.settings import JournalSettings
 
 _log = structlog.get_logger("waypost")
 _EVERY_S: Final = 0.5
-_PRUNE_EVERY_S: Final = 60.0
-# What may wait to be written. Above it the newest are dropped: memory is for decisions.
+# How often it is seen to that the file is no larger than it may be: at full load it grows by megabytes a second.
+_PRUNE_EVERY_S: Final = 5.0
+# What is too old goes a minute's worth at a time.
+_OLD_EVERY_S: Final = 60.0
+# What may wait to be written, and how much text that may be. Above it the newest are dropped.
 _WAITING: Final = 20_000
+_WAITING_BYTES: Final = 64 << 20
 # Rows are made so many at a time, and then whoever waits for the interpreter goes first: about 0.5 ms.
 _AT_ONCE: Final = 16
 _NEIGHBOURS: Final = 10
@@ -102,6 +107,7 @@ class Journal:
         self._settings = settings
         self._encoder = encoder_digest
         self._waiting: deque[Decision | tuple[str, float, Rating]] = deque()
+        self._came = self._went = 0  # bytes of text so far: one is counted on the event loop, one on the thread
         self._wake = threading.Event()
         self._flushing = threading.Lock()
         self._closing = False
@@ -124,6 +130,7 @@ class Journal:
         with self._flushing:
             while self._waiting:
                 items = [self._waiting.popleft() for _ in range(min(len(self._waiting), 500))]
+                self._went += sum(text_size(item) for item in items if isinstance(item, Decision))
                 decisions: list[DecisionRow] = []
                 for start in range(0, len(items), _AT_ONCE):
                     decisions += [
@@ -150,9 +157,11 @@ class Journal:
         self.file.close()
 
     def _put(self, item: Decision | tuple[str, float, Rating]) -> None:
-        if len(self._waiting) >= _WAITING:
+        size = text_size(item) if isinstance(item, Decision) else 0
+        if len(self._waiting) >= _WAITING or (size and self._came - self._went + size > _WAITING_BYTES):
             self.dropped += 1
         else:
+            self._came += size
             self._waiting.append(item)
 
     def _run(self) -> None:
@@ -172,7 +181,7 @@ class Journal:
 
     def _prune(self) -> None:
         oldest = time.time() - self._settings.keep_days * 86_400
-        self.file.prune(oldest, self._settings.max_mib << 20)
+        self.file.prune(oldest - oldest % _OLD_EVERY_S, self._settings.max_mib << 20)
 
     def _try(self, write: Any) -> bool:
         """Return whether the file took it; say so once where it does not, and once where it does again."""

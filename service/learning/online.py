@@ -30,6 +30,8 @@ from service.settings import LearningSettings
 _MAX_SCOPES: Final = 1_000
 # Samples of all scopes together, at 1.6 kB each; beyond it, of the scope that was silent for longest.
 _MAX_SAMPLES: Final = 50_000
+# Of longer prompts the text is not kept: they are not estimated again when another generation is activated.
+_LONGEST_TEXT: Final = 8_192
 # A drift is looked at with every report at first, and then with every fourth.
 _EACH, _SELDOM = 50, 4
 # Of a model that became another, so many of the latest reports are kept.
@@ -304,10 +306,14 @@ class Learner:
     def _of(self, scope: str) -> _Scope:
         state = self._scopes.get(scope)
         if state is None:
+            if len(self._scopes) >= _MAX_SCOPES:
+                self._samples -= len(self._scopes.popitem()[1].samples)
             state = self._scopes[scope] = _Scope()
         return state
 
     def _add(self, state: _Scope, sample: Sample) -> None:
+        if len(sample.text) > _LONGEST_TEXT:
+            sample = sample._replace(text="")
         # A second word of the same source on the same answer takes the place of the first; it comes soon after it.
         same = (sample.decision, sample.model, sample.source)
         if any((s.decision, s.model, s.source) == same for s in islice(reversed(state.samples), _BREAK_KEEPS)):
@@ -324,6 +330,7 @@ class Learner:
         if len(state.samples) > self._settings.keep:
             state.samples.popleft()
             self._samples -= 1
+        del state.late[: -self._settings.keep]  # none, unless no fit ever ends
         if self._samples > _MAX_SAMPLES:
             self._shed()
         if model.heard < _EACH or not model.heard % _SELDOM:

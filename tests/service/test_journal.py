@@ -67,11 +67,28 @@ def test_age_and_size_are_bounded(file: SqliteJournal) -> None:
     file.append([row(str(i), float(i), filler=4_000) for i in range(200)], [report(str(i), 0.5) for i in range(200)])
     assert file.prune(before=100.0, max_bytes=1 << 30) == 100
     assert len(file.rated(0.0, 1_000)) == 100
-    while file.prune(before=0.0, max_bytes=200_000):
-        pass
+    assert file.prune(before=0.0, max_bytes=200_000)
     left = file.plans(0.0, 1_000)
-    assert 10 < len(left) < 60
+    assert 30 < len(left) < 50
     assert left[-1].id == "199"
+    assert len(file.rated(0.0, 1_000)) == len(left)
+    assert file.prune(before=0.0, max_bytes=200_000) == 0
+    assert file.prune(before=0.0, max_bytes=1) == len(left)
+
+
+def test_one_look_is_enough_however_much_was_written_since_the_last(file: SqliteJournal, tmp_path: Path) -> None:
+    for start in range(0, 4_000, 500):
+        file.append(
+            [row(str(start + i), filler=4_000) for i in range(500)], [report(str(start + i)) for i in range(500)]
+        )
+        file.prune(before=0.0, max_bytes=1_000_000)
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as reader:
+        pages, free, size = (
+            reader.execute(f"PRAGMA {n}").fetchone()[0] for n in ("page_count", "freelist_count", "page_size")
+        )
+    assert (pages - free) * size <= 1_000_000
+    assert pages * size < 4_000_000
+    assert file.plans(0.0, 1)[0].id == "3999"
 
 
 def test_a_file_of_another_program_and_a_newer_one_are_refused(tmp_path: Path) -> None:
