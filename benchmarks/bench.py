@@ -103,7 +103,8 @@ class Bench:
         self, name: str, index: Path | None = None, *, echo: bool = False, env: Mapping[str, str] | None = None
     ) -> Service:
         """Start a service with a record of its own, on the starter index unless another is given."""
-        return Service(index or self.starter_index, self.work / name, echo=echo, env=env)
+        module = "benchmarks.echo_server" if echo else "service.cli"
+        return Service(index or self.starter_index, self.work / name, module=module, env=env)
 
     def encoder(self, file: Path, folder: Path | None = None) -> Worker:
         """Start the encoder alone, with the prompts of a file."""

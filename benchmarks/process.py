@@ -103,14 +103,15 @@ class Service:
     Args:
         index: index folder.
         work: a folder for its record and its log; both are left there.
-        echo: start it with the echo RPC of `benchmarks.echo_server` beside the contract.
+        module: what is run to serve; benchmarks have some that add to `service.cli`.
         env: settings, as environment variables.
     """
 
-    def __init__(self, index: Path, work: Path, *, echo: bool = False, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, index: Path, work: Path, *, module: str = "service.cli", env: Mapping[str, str] | None = None
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.log = work / "service.log"
-        module = "benchmarks.echo_server" if echo else "service.cli"
         socket = work.resolve() / "s"
         command = python("-m", module, "serve", "--index", index, "--data-dir", work / "data")
         command += ["--listen", "127.0.0.1:0", "--listen", f"unix:{socket}"]

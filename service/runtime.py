@@ -382,6 +382,7 @@ def _publish(metrics: Metrics, decider: Decider) -> None:
     metrics.labelled("waypost_trials", "Likely hits by what was done.", "action", lambda: keeper.actions)
     metrics.labelled("waypost_verdicts", "What was learned of candidates.", "verdict", lambda: keeper.verdicts)
     metrics.gauge("waypost_budgets_broken", "Error budgets whose bound is above them.", lambda: keeper.broken)
+    metrics.counter("waypost_answers_changed", "Times a scope's answers had changed.", lambda: keeper.changes)
     metrics.gauge("waypost_answers", "Cached answers.", lambda: view.answers)
     if (journal := decider.journal) is not None:
         metrics.counter("waypost_journal_written", "Rows the journal took.", lambda: journal.written)

@@ -5,18 +5,15 @@ many of them are affordable. `benchmarks.budget.service` goes the whole way.
 """
 
 import random
-import time
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from benchmarks.budget.seeded import coins
 from benchmarks.budget.streams import Run, Stream, World, outcome
-from index.vectors import Vectors
-from index.verifier import Verifier
+from benchmarks.budget.texts import RememberingJudge, Texts
 from index.view import Entry
 from service.cache.keeper import Keeper
-from service.cache.semantic import Judge
 from service.cache.verdicts import doubt
 from service.lookup import ANSWERS
 from service.requests import CacheOptions, Prompt, Request, Trial
@@ -25,56 +22,49 @@ from service.settings import CacheSettings
 _SETTINGS: Final = CacheSettings()
 
 
-@dataclass(slots=True)
 class _Cache:
-    """What is stored: entries, their vectors, and what each one's answer is about."""
+    """What is stored: which texts, and what each one's answer is about."""
 
-    vectors: Vectors
-    entries: list[Entry] = field(default_factory=list)
-    about: list[str] = field(default_factory=list)
-    exact: dict[str, str] = field(default_factory=dict)
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._stored = np.zeros(len(texts.numbers), np.bool_)
+        self._entries: dict[int, Entry] = {}
+        self.about: dict[int, str] = {}
 
-    def near(self, vector: Vectors) -> list[tuple[float, Entry]]:
-        cosines = self.vectors[: len(self.entries)] @ vector
-        near = np.argpartition(-cosines, ANSWERS)[:ANSWERS] if len(cosines) > ANSWERS else np.arange(len(cosines))
-        found = sorted(((min(float(cosines[i]), 1.0), int(i)) for i in near), reverse=True)
-        return [(cosine, self.entries[i]) for cosine, i in found]
+    def near(self, number: int) -> list[tuple[float, Entry]]:
+        return [(cosine, self._entries[row]) for cosine, row in self._texts.near(number, self._stored, ANSWERS)]
 
-    def store(self, prompt: str, vector: Vectors, meaning: bytes, about: str) -> None:
-        row = len(self.entries)
-        self.vectors[row] = vector
-        self.entries.append(
-            Entry(str(row), row, "", b"", b"", 0.0, 0.0, "", (), truncated=False, prompt=prompt, meaning=meaning)
+    def store(self, number: int, prompt: str, meaning: bytes, about: str) -> None:
+        self._stored[number] = True
+        self._entries[number] = Entry(
+            str(number), number, "", b"", b"", 0.0, 0.0, "", (), truncated=False, prompt=prompt, meaning=meaning
         )
-        self.about.append(about)
-        self.exact[prompt] = about
+        self.about[number] = about
 
 
-def play(stream: Stream, vectors: Vectors, budget: float, world: World, seed: int, judge: Judge) -> Run:
+def play(stream: Stream, texts: Texts, budget: float, world: World, seed: int, judge: RememberingJudge) -> Run:
     """Return what comes of a stream.
 
     Args:
         stream: prompts and right answers.
-        vectors: of the prompts, in order.
+        texts: all its prompts, or more.
         budget: the error budget.
         world: how callers report.
         seed: of the audits and of what callers get wrong.
         judge: guard and verifier.
     """
     chance = random.Random(seed)
-    keeper = Keeper(judge, random.Random(seed + 1_000_000).random)
-    cache = _Cache(np.empty_like(vectors))
+    keeper = Keeper(judge, coins(seed).random)
+    cache = _Cache(texts)
     request = Request("", "", cache=CacheOptions(error_budget=budget))
-    hits, wrong, seconds = [False] * len(stream), [False] * len(stream), []
+    hits, wrong = [False] * len(stream), [False] * len(stream)
     for place, (text, about) in enumerate(zip(stream.prompts, stream.answers, strict=True)):
         keeper.count("", budget)
-        if text in cache.exact:
-            hits[place], wrong[place] = True, cache.exact[text] != about
+        number = judge.asked = texts.numbers[text]
+        if number in cache.about:
+            hits[place], wrong[place] = True, cache.about[number] != about
             continue
-        near = cache.near(vectors[place])
-        mark = time.perf_counter()
-        served, _, trial = keeper.verify(Prompt(text, b""), near, request, _SETTINGS, 1.0)
-        seconds.append(1e6 * (time.perf_counter() - mark))
+        served, _, trial = keeper.verify(Prompt(text, b""), cache.near(number), request, _SETTINGS, 1.0)
         if served is not None:
             hits[place], wrong[place] = True, cache.about[served.entry.row] != about
             continue
@@ -82,15 +72,10 @@ def play(stream: Stream, vectors: Vectors, budget: float, world: World, seed: in
             continue
         said = about if not world.own_words else f"{about} | {place}"
         flip = trial is not None and chance.random() < world.flipped
-        cache.store(text, vectors[place], *_reported(keeper, cache, trial, about, said, flip=flip))
-    ledger = next(iter(keeper.ledgers("")))
+        cache.store(number, text, *_reported(keeper, cache, trial, about, said, flip=flip))
+    [ledger] = keeper.ledgers("")
     window = ledger.window
-    return Run(
-        outcome(hits, wrong),
-        100 * window.audits / window.requests,
-        100 * ledger.bound / window.requests,
-        float(np.median(seconds)) if seconds else 0.0,
-    )
+    return Run(outcome(hits, wrong), 100 * window.audits / window.requests, 100 * ledger.bound / window.requests)
 
 
 def _reported(
@@ -106,8 +91,3 @@ def _reported(
         return said.encode(), about
     sure = doubt(trial.error, said=True) <= trial.budget
     return trial.entry.meaning, candidate if sure else about
-
-
-def judge(digest: str) -> Judge:
-    """Return guard and verifier for the encoder with this digest."""
-    return Judge(Verifier.load(), digest)

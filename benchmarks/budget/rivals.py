@@ -1,22 +1,23 @@
-"""What others would have done with the same stream, embeddings and exact hits: by rule, without their code.
+"""What others do with the same stream and embeddings: GPTCache itself, and by rule, without their code, the others.
 
 Each serves the nearest stored prompt's answer or asks a model, whose answer it stores. All serve the same text again.
 """
 
+import json
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from benchmarks.budget.streams import Outcome, Stream, outcome
+from benchmarks.budget.streams import Outcome, Run, Stream, outcome
+from benchmarks.process import Worker
+from index.vectors import Vectors
 from service.evaluation.caching import fixed
 from service.evaluation.caching.fixed import Nearest, Rule, Told
-
-# GPTCache 0.1.44 serves above .8 of its similarity score, which for its own evaluation of embeddings' distances is
-# (4 - squared distance) / 4: with unit vectors (1 + cosine) / 2.
-GPTCACHE: Final = 2 * 0.8 - 1
 
 
 def play(stream: Stream, nearest: Nearest, serve: Rule, told: Told = lambda *_: True) -> Outcome:
@@ -35,15 +36,28 @@ def _outcome(played: fixed.Played) -> Outcome:
     return outcome(played.hits.tolist(), played.wrong.tolist())
 
 
-def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> tuple[Outcome, float] | None:
-    """Return the threshold, chosen in hindsight, that answers most of those that keep the budget, and what it does."""
+def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> Run:
+    """Return what the threshold does, chosen in hindsight, that answers most of those that keep the budget."""
     best = fixed.best_within(fixed.every_threshold(_calls(stream), nearest), budget)
-    return None if best is None else (_outcome(best[1]), best[0])
+    return Run(Outcome(0.0, 0.0, 0.0), note="none") if best is None else Run(_outcome(best[1]), note=f"{best[0]:.2f}")
 
 
-def gptcache(stream: Stream, nearest: Nearest) -> Outcome:
-    """Return what GPTCache's rule does at its default threshold."""
-    return play(stream, nearest, fixed.above(GPTCACHE))
+def gptcache(stream: Stream, vectors: Vectors, python: Path) -> Outcome:
+    """Return what GPTCache itself does at its defaults, given a stream's vectors (`benchmarks.peers.gptcache_stream`).
+
+    Args:
+        stream: prompts and answers.
+        vectors: of its prompts.
+        python: of the environment that has GPTCache.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows, saved = Path(folder) / "vectors.npy", Path(folder) / "stream.json"
+        np.save(rows, vectors)
+        saved.write_text(json.dumps({"prompts": stream.prompts, "answers": stream.answers}), "utf-8")
+        with Worker([python, "-m", "benchmarks.peers.gptcache_stream"], {"OMP_NUM_THREADS": "1"}) as worker:
+            given = worker.ask(do="play", stream=str(saved), vectors=str(rows))["given"]
+    pairs = list(zip(given, stream.answers, strict=True))
+    return outcome([said is not None for said, _ in pairs], [said not in (None, right) for said, right in pairs])
 
 
 @dataclass(slots=True)

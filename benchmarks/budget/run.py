@@ -1,27 +1,31 @@
-"""Streams through the error budget, and through its rivals' rules, in the same run.
+r"""Streams through the error budget, and through its rivals, in the same run.
 
-    python -m benchmarks.budget.run ../shared/data/cache --orders 20 --output benchmarks/results/budget.md
+    python -m benchmarks.budget.run ../shared/data/cache --published --resume var/budget.jsonl \
+        --peers .venv-peers/bin/python --output benchmarks/results/budget.md
 
-By itself a stream goes through what decides under an error budget, with embeddings that were made once
-(`benchmarks.budget.replay`); with `--service` through a running server, over its socket (`benchmarks.budget.service`).
-After every plan the right answer is reported. An exact repetition is answered by all, and counts.
+By itself a stream goes through what decides under an error budget, each text embedded and each pair of them judged once
+for all orders (`benchmarks.budget.replay`); with `--service` through a running server, over its socket
+(`benchmarks.budget.service`). After every plan the right answer is reported. An exact repetition is answered by all,
+and counts.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from benchmarks.budget import replay, service
-from benchmarks.budget.rivals import best_fixed, gptcache, vcache
-from benchmarks.budget.streams import Outcome, Run, Stream, World, load
+from benchmarks.budget import replay, rivals, service
+from benchmarks.budget.kept import Kept
+from benchmarks.budget.published import INTRODUCTION, SECTIONS, Part
+from benchmarks.budget.streams import Run, Stream, World, load
+from benchmarks.budget.texts import Embedder, RememberingJudge, Texts
 from benchmarks.machine import machine
+from benchmarks.rows.peers import missing
 from index import DEFAULT_ENCODER
-from index.encoder import OnnxEncoder, encode_texts
-from index.vectors import Vectors
+from index.encoder import OnnxEncoder
 from service.evaluation.caching.fixed import Nearest
 
 _FLIPPED: Final = 0.05
@@ -33,26 +37,18 @@ WORLDS: Final = {
     "a third missing": World(missing=_MISSING),
     "both": World(_FLIPPED, _MISSING),
 }
-
-
-class Embedder:
-    """The real encoder, which remembers every vector."""
-
-    def __init__(self) -> None:
-        self.encoder = OnnxEncoder.load(DEFAULT_ENCODER)
-        self._known: dict[str, Vectors] = {}
-
-    def __call__(self, stream: Stream) -> Vectors:
-        """Return the vectors of a stream's prompts, in order."""
-        if new := sorted(set(stream.prompts) - self._known.keys()):
-            self._known.update(zip(new, encode_texts(self.encoder, new), strict=True))
-        return np.stack([self._known[prompt] for prompt in stream.prompts])
+_NO_GPTCACHE: Final = "skipped: no --peers PYTHON was given, see benchmarks/peers/requirements.txt"
+_HEAD: Final = (
+    "| stream | budget % | who | orders | hits % | hits, second half % | wrong % | most wrong % "
+    "| orders over budget | besides |"
+)
 
 
 def main() -> None:
-    """Run what is asked for and print, or write, one table."""
+    """Play what is asked for and print, or write, tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--published", action="store_true", help="all that is published; no other choice is looked at")
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first order's number")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.01, 0.02, 0.05])
@@ -60,78 +56,160 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="the first so many of each order: the rest is left out")
     parser.add_argument("--service", action="store_true", help="through a running server, over its socket")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=[""])
-    parser.add_argument(
-        "--rivals", type=int, default=3, help="orders that the rivals play: their rules are slow to try"
-    )
+    parser.add_argument("--rivals", type=int, default=1, help="orders that the rivals play")
+    parser.add_argument("--peers", type=Path, help="the Python of an environment that has GPTCache")
+    parser.add_argument("--resume", type=Path, help="keeps each order's result there, and goes on from what is there")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    embed = Embedder()
-    lines = [f"Measured on {machine()}.", "", _HEAD, "|" + "---|" * 10]
-    for name in given.streams:
-        for line in _table(name, given, embed):
+    if given.resume:
+        given.resume.parent.mkdir(parents=True, exist_ok=True)
+    player = Player(given.data, Kept(given.resume), given.peers)
+    about = machine()
+    lines = [f"Measured with revision {about['revision']} on {about['cores']} cores of an {about['cpu']}."]
+    for title, text, part in _sections(given):
+        lines += [*title, *text, "", _HEAD, "|" + "---|" * 10]
+        for line in player.table(part):
             lines.append(line)
             print(line, flush=True)
     if given.output:
         given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-_HEAD: Final = (
-    "| stream | budget % | who | orders | hits % | hits, second half % | wrong % | most wrong % "
-    "| orders over budget | besides |"
-)
+def _sections(given: argparse.Namespace) -> Iterator[tuple[Sequence[str], Sequence[str], Part]]:
+    if not given.published:
+        part = Part(
+            tuple(given.streams),
+            given.orders,
+            tuple(given.budgets),
+            tuple(given.worlds),
+            given.first,
+            given.rows,
+            over=given.service,
+            rivals=given.rivals,
+        )
+        yield (), (), part
+        return
+    before: tuple[str, ...] = (*INTRODUCTION, "")
+    for title, text, part in SECTIONS:
+        yield (*before, f"## {title}", ""), text, part
+        before = ("",)
 
 
-def _table(name: str, given: argparse.Namespace, embed: Embedder) -> Iterator[str]:
-    orders = range(given.first, given.first + given.orders)
-    streams = [load(name, given.data, order).first(given.rows) for order in orders]
-    for budget in given.budgets:
-        for world in given.worlds:
-            who = f"Waypost{', over its socket' if given.service else ''}{', ' + world if world else ''}"
-            runs = _runs(streams, orders, budget, WORLDS[world], embed, over=given.service)
-            yield _row(name, budget, who, [run.outcome for run in runs], _more(runs))
-        pairs = [(stream, Nearest(embed(stream))) for stream in streams[: given.rivals]]
-        if not pairs:
-            continue
-        fixed = [one for stream, table in pairs if (one := best_fixed(stream, table, budget)) is not None]
-        if fixed:
-            chosen = ", ".join(f"{threshold:.2f}" for _, threshold in fixed)
-            yield _row(name, budget, f"best fixed cosine in hindsight ({chosen})", [one for one, _ in fixed])
+@dataclass
+class _Orders:
+    """A stream in several orders, with what is made once for all of them where it is needed."""
+
+    name: str
+    numbers: Sequence[int]
+    streams: Sequence[Stream]
+    embed: Embedder
+    _nearest: dict[int, Nearest] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> Texts:
+        return Texts((prompt for stream in self.streams for prompt in stream.prompts), self.embed)
+
+    @cached_property
+    def judge(self) -> RememberingJudge:
+        return RememberingJudge(self.embed.encoder.digest)
+
+    def nearest(self, place: int) -> Nearest:
+        """Return each call's nearest earlier ones, of one order."""
+        if place not in self._nearest:
+            self._nearest[place] = Nearest(self.embed(self.streams[place].prompts))
+        return self._nearest[place]
+
+
+class Player:
+    """Plays parts.
+
+    Args:
+        data: folder of the data.
+        kept: what was played already.
+        peers: the Python of an environment that has GPTCache, None without.
+    """
+
+    def __init__(self, data: Path, kept: Kept, peers: Path | None) -> None:
+        self._data, self._kept, self._peers = data, kept, peers
+        self._embed = Embedder(OnnxEncoder.load(DEFAULT_ENCODER))
+        self._no_gptcache = missing(peers, "gptcache") if peers is not None else _NO_GPTCACHE
+
+    def table(self, part: Part) -> Iterator[str]:
+        """Yield the rows of a part's table."""
+        numbers = range(part.first, part.first + part.orders)
+        for name in part.streams:
+            orders = _Orders(name, numbers, [load(name, self._data, n).first(part.rows) for n in numbers], self._embed)
+            for budget in part.budgets:
+                for world in part.worlds:
+                    yield self._waypost(orders, part, budget, world, over=False)
+                    if part.over:
+                        yield self._waypost(orders, part, budget, world, over=True)
+                if part.rivals:
+                    yield from self._rivals(orders, part, budget)
+
+    def _waypost(self, orders: _Orders, part: Part, budget: float, world: str, *, over: bool) -> str:
+        where = "socket" if over else "process"
+        names = {n: (where, orders.name, part.rows, budget, world, n) for n in orders.numbers}
+        played: dict[int, Run] = {}
+        if over and (left := [n for n, name in names.items() if not self._kept.known(*name)]):
+            streams = [orders.streams[n - part.first] for n in left]
+            runs = service.play(streams, budget, WORLDS[world], left, self._embed.encoder)
+            played = dict(zip(left, runs, strict=True))
+
+        def play(n: int) -> Run:
+            if over:
+                return played[n]
+            stream = orders.streams[n - part.first]
+            return replay.play(stream, orders.texts, budget, WORLDS[world], n, orders.judge)
+
+        runs = [self._kept.get(partial(play, n), *name) for n, name in names.items()]
+        who = f"Waypost{', over its socket' if over else ''}{', ' + world if world else ''}"
+        return _row(orders.name, budget, who, runs, _more(runs))
+
+    def _rivals(self, orders: _Orders, part: Part, budget: float) -> Iterator[str]:
+        """Yield what the others do with the first orders; of some it does not depend on the budget."""
+        places = range(min(part.rivals, len(orders.streams)))
+
+        def runs(who: str, play: Callable[[int], Run], bound_to: float | None) -> list[Run]:
+            of = [(who, orders.name, part.rows, bound_to, orders.numbers[place]) for place in places]
+            return [self._kept.get(partial(play, place), *one) for place, one in zip(places, of, strict=True)]
+
+        def fixed(place: int) -> Run:
+            return rivals.best_fixed(orders.streams[place], orders.nearest(place), budget)
+
+        def vcache(place: int, *, keep_all: bool) -> Run:
+            stream = orders.streams[place]
+            return Run(rivals.vcache(stream, orders.nearest(place), budget, seed=place, keep_all=keep_all))
+
+        def gptcache(place: int) -> Run:
+            assert self._peers is not None  # noqa: S101 - there is a reason not to come here else
+            stream = orders.streams[place]
+            return Run(rivals.gptcache(stream, self._embed(stream.prompts), self._peers))
+
+        found = runs("best fixed cosine in hindsight", fixed, budget)
+        yield _row(orders.name, budget, "best fixed cosine in hindsight", found, ", ".join(run.note for run in found))
         for keep_all in (False, True):
             who = f"vCache's rule, stores {'all' if keep_all else 'what differs'}"
-            yield _row(
-                name, budget, who, [vcache(s, t, budget, seed=i, keep_all=keep_all) for i, (s, t) in enumerate(pairs)]
-            )
-        yield _row(name, budget, "GPTCache's rule at its default", [gptcache(s, t) for s, t in pairs])
+            yield _row(orders.name, budget, who, runs(who, partial(vcache, keep_all=keep_all), budget))
+        if self._no_gptcache:  # a line all the same, so that nobody thinks it was played
+            yield f"| {orders.name} | {100 * budget:g} | GPTCache 0.1.44 | 0 | | | | | | {self._no_gptcache} |"
+        else:
+            yield _row(orders.name, budget, "GPTCache 0.1.44", runs("GPTCache 0.1.44", gptcache, None))
 
 
-def _runs(
-    streams: Sequence[Stream], orders: Sequence[int], budget: float, world: World, embed: Embedder, *, over: bool
-) -> list[Run]:
-    if over:
-        return service.play(streams, budget, world, orders, embed.encoder)
-    judge = replay.judge(embed.encoder.digest)
-    return [
-        replay.play(stream, embed(stream), budget, world, order, judge)
-        for stream, order in zip(streams, orders, strict=True)
-    ]
-
-
-def _row(name: str, budget: float, who: str, found: Sequence[Outcome], more: str = "") -> str:
-    def mean(of: Callable[[Outcome], float]) -> str:
-        return f"{statistics.mean(map(of, found)):.2f}"
-
-    worst = max(one.wrong for one in found)
-    over = sum(one.wrong > 100 * budget for one in found)
-    cells = [name, f"{100 * budget:g}", who, str(len(found)), mean(lambda o: o.hits), mean(lambda o: o.late)]
-    return "| " + " | ".join([*cells, mean(lambda o: o.wrong), f"{worst:.2f}", str(over), more]) + " |"
+def _row(name: str, budget: float, who: str, runs: Sequence[Run], more: str = "") -> str:
+    found = [run.outcome for run in runs]
+    means = [f"{statistics.mean(of):.2f}" for of in zip(*((o.hits, o.late, o.wrong) for o in found), strict=True)]
+    worst, over = max(one.wrong for one in found), sum(one.wrong > 100 * budget for one in found)
+    cells = [name, f"{100 * budget:g}", who, str(len(found)), *means, f"{worst:.2f}", str(over), more]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _more(runs: Sequence[Run]) -> str:
-    """Return what is known of the service only: audits, bound, and the time of the verify stage."""
+    """Return what is known of the service only: audits and bound."""
     audits, bound = (statistics.mean(getattr(run, name) for run in runs) for name in ("audits", "bound"))
     covered = sum(run.outcome.wrong <= run.bound for run in runs)
-    verify = statistics.median(run.verify_us for run in runs)
-    return f"audits {audits:.1f} %, bound {bound:.2f} %, held {covered} of {len(runs)}, verify {verify:.0f} us"
+    return f"audits {audits:.1f} %, bound {bound:.2f} %, held {covered} of {len(runs)}"
 
 
 if __name__ == "__main__":

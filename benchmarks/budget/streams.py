@@ -58,12 +58,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the service did with one order: its outcome; audits and bound in percent; the verify stage's median time."""
+    """What came of one order; of the service also audits and bound, in percent. `note` is what else there is to say."""
 
     outcome: Outcome
-    audits: float
-    bound: float
-    verify_us: float
+    audits: float = 0.0
+    bound: float = 0.0
+    note: str = ""
 
 
 def outcome(hits: Sequence[bool], wrong: Sequence[bool]) -> Outcome:

@@ -39,7 +39,7 @@ def _against(bench: Bench, number: str, peer: str, module: str, what: str) -> Ro
     title = f"decisions/s ÷ {what}/s of {peer}, {known:,} entries"
     if bench.peers is None:
         return Row(number, title, _GOAL, skipped=_HOW)
-    if problem := _missing(bench.peers, module):
+    if problem := missing(bench.peers, module):
         return Row(number, title, _GOAL, skipped=problem)
     half = bench.sizes.lookups // 2
     fresh = [prompt for prompt in generate(known + half, seed=4) if prompt not in set(bench.many)][:half]
@@ -102,6 +102,7 @@ def _fastest(python: Path, module: str, files: Mapping[str, Path]) -> Worker:
     return rates[-1][1]
 
 
-def _missing(python: Path, module: str) -> str:
+def missing(python: Path, module: str) -> str:
+    """Return what to say where an environment has no such module, "" where it has."""
     done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     return f"{python} has no {module}: see benchmarks/peers/requirements.txt" if done.returncode else ""

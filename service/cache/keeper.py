@@ -114,6 +114,7 @@ class Keeper:
         self._changed: set[str] = set()
         self.actions = {action.value: 0 for action in Action}
         self.verdicts = {"right": 0, "wrong": 0, "unknown": 0}
+        self.changes = 0
 
     def scope(self, name: str) -> ScopeKeeper:
         """Return what was learned in a scope."""
@@ -211,6 +212,9 @@ class Keeper:
         self.verdicts["wrong" if wrong else "right"] += 1
         kept = self.scope(scope)
         self._changed.add(scope)
+        if kept.learner.surprised(trial.error, wrong=wrong):  # the answers have changed: nobody knows which
+            self.changes += 1
+            kept.records.clear()
         kept.learner.learn(trial.evidence, wrong=wrong, chance=trial.chance)
         kept.told(trial.entry.meaning, trial.check, wrong=wrong)
         if trial.audit:

@@ -3,7 +3,9 @@
 Owns the features and the weights. Starts from what the verifier says, learns from every verdict, and forgets slowly so
 that it follows a drift. A model that is unsure says something nearer to one half, so little is near-certain before much
 was seen. A second one, over what the first says, learns how far that is off: a straight line through the features says
-.05 where .02 are wrong. Pure: no clock, no chance, no I/O. `service.cache.keeper` asks and teaches it.
+.05 where .02 are wrong. Where verdicts come that neither lets one expect, the answers have changed, and all that was
+learned becomes a guess again, which new verdicts move at once. Pure: no clock, no chance, no I/O.
+`service.cache.keeper` asks and teaches it.
 """
 
 import math
@@ -31,6 +33,14 @@ _FORGET: Final = 1e-5
 _PRIOR_UNSEEN: Final = 0.003
 _PRIOR_SURE: Final = 1_000.0
 _SURE: Final = 0.01
+# That answers have changed is suspected by a test of "this share is wrong, whatever was known of them" (Page,
+# "Continuous inspection schemes", Biometrika 1954). Without a change it takes at least e to the power of `_ALARM`
+# verdicts, in the mean, to a false alarm (Lorden, "Procedures for reacting to a change in distribution", 1971).
+_CHANGED: Final = 0.2
+_ALARM: Final = 7.0
+_SUREST: Final = 0.01
+# What an alarm leaves of the weight of what was learned of errors no feature tells.
+_PRIOR_AGAIN: Final = 50.0
 _MAX_LOGIT: Final = 30.0
 _LEAST_CURVATURE: Final = 1e-4
 # An audited verdict stands for all those that were served in its place, but for no more than this many.
@@ -107,12 +117,17 @@ class _Logistic:
         """Go on from a state."""
         self.mean, self.covariance = np.array(state["mean"]), np.array(state["covariance"])
 
+    def doubt(self) -> None:
+        """Keep the weights, and take them for a guess again."""
+        self.covariance = self._drift / _FORGET
+
 
 class Learner:
     """The model of one scope, and the correction of what it says. `taught` counts verdicts."""
 
     def __init__(self) -> None:
         self.taught = 0
+        self.suspicion = 0.0
         self._unseen = [_PRIOR_UNSEEN * _PRIOR_SURE, _PRIOR_SURE]
         self._model = _Logistic(_PRIOR, _DEVIATIONS)
         self._correction = _Logistic(_NO_CORRECTION, _CORRECTION_DEVIATIONS)
@@ -145,6 +160,23 @@ class Learner:
         self._model.learn(seen, p, truth, weight)
         self.taught += 1
 
+    def surprised(self, error: float, *, wrong: bool) -> bool:
+        """Return whether verdicts tell that the answers have changed; what was learned then is a guess again.
+
+        Args:
+            error: what was expected of the answer when it was decided on, 0 to 1.
+            wrong: whether it was wrong.
+        """
+        odds = 1.0 - _CHANGED + (_CHANGED / max(error, _SUREST) if wrong else 0.0)
+        self.suspicion = max(0.0, self.suspicion + math.log(odds))
+        if self.suspicion < _ALARM:
+            return False
+        self.taught, self.suspicion = 0, 0.0
+        self._unseen = [self.unseen * _PRIOR_AGAIN, _PRIOR_AGAIN]
+        self._model.doubt()
+        self._correction.doubt()
+        return True
+
     def _told(self, p: float, *, wrong: bool) -> float:
         """Return how much of a verdict is about features: what went wrong for no reason they tell speaks for none."""
         return wrong * (1.0 - self.unseen / (self.unseen + (1.0 - self.unseen) * p))
@@ -154,6 +186,7 @@ class Learner:
         return {
             "features": list(FEATURES),
             "taught": self.taught,
+            "suspicion": self.suspicion,
             "unseen": self._unseen,
             "model": self._model.state(),
             "correction": self._correction.state(),
@@ -163,6 +196,7 @@ class Learner:
         """Go on from a state; one of other features is left aside."""
         if state["features"] == list(FEATURES):
             self.taught, self._unseen = int(state["taught"]), list(state["unseen"])
+            self.suspicion = float(state.get("suspicion", 0.0))
             self._model.restore(state["model"])
             self._correction.restore(state["correction"])
 

@@ -67,6 +67,21 @@ async def test_the_same_words_are_served_without_any_verdict_unless_an_audit_say
         assert refused[-1] == OVER_BUDGET
 
 
+async def test_when_answers_change_what_was_learned_is_a_guess_again(root: Path) -> None:
+    coins = iter([0.0] * 204 + [0.99])
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: next(coins)) as service:
+        await teach(service, times=200)
+        plans = [await service.decide(prompt) for prompt in islice(ORDERS, 300, 304)]
+        assert {plan.plan.candidate.refused_by for plan in plans} == {AUDITED}
+        for plan in plans:
+            await service.report(plan, fill_token="", candidate_equivalent=False)
+        keeper = service.runtime.decider.keeper
+        assert keeper.changes == 1
+        assert keeper.scope("default").learner.taught <= 2
+        plan = (await service.decide(ORDERS[305])).plan
+        assert plan.candidate.refused_by == OVER_BUDGET
+
+
 async def test_verdicts_teach_until_it_is_served(root: Path) -> None:
     async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
         await teach(service)

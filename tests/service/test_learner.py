@@ -64,6 +64,38 @@ def test_it_becomes_calibrated_on_a_stream_it_was_not_made_for() -> None:
         )
 
 
+def told(learner: Learner, chance: random.Random, verdicts: int, changed: float = 0.0) -> int:
+    """Give a learner verdicts on what it expects, but that a share of the answers has changed; count alarms."""
+    alarms = 0
+    for _ in range(verdicts):
+        p = chance.random() ** 2
+        seen = evidence(1.0 - p, 0.95, vote(0.95), 0.0, 0.0)
+        error = learner.error(seen)
+        wrong = chance.random() < changed or chance.random() < p
+        alarms += learner.surprised(error, wrong=wrong)
+        learner.learn(seen, wrong=wrong)
+    return alarms
+
+
+def test_it_notices_within_dozens_of_verdicts_that_answers_have_changed() -> None:
+    for seed in range(10):
+        learner, chance = Learner(), random.Random(seed)
+        assert told(learner, chance, 2_000) == 0, "what it learns is no change"
+        assert told(learner, chance, 80, changed=0.5) == 1
+
+
+def test_after_a_change_what_was_learned_is_a_guess_again() -> None:
+    learner, chance = Learner(), random.Random(3)
+    told(learner, chance, 2_000)
+    before = learner.error(NEAR)
+    assert learner.taught == 2_000
+    while not learner.surprised(0.01, wrong=True):
+        pass
+    assert learner.taught == 0
+    assert learner.suspicion == 0
+    assert learner.error(NEAR) > 2 * before
+
+
 def test_it_goes_on_where_it_was_and_leaves_a_state_of_other_features_aside() -> None:
     learner, again = Learner(), Learner()
     for wrong in (True, False, True):
