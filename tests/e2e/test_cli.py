@@ -261,6 +261,19 @@ def test_a_data_folder_that_cannot_be_made_is_said(starter_index: Path, tmp_path
     where = ("--index", starter_index, "--data-dir", tmp_path / "file", "--listen", "127.0.0.1:0")
     said = failed("serve", *where, env={"WAYPOST_SERVER__METRICS_LISTEN": ""})
     assert str(tmp_path / "file") in said
+    found = run_waypost("check", *where[:4])
+    assert found.returncode == 1
+    assert f"{tmp_path / 'file'} is not a folder" in found.stdout
+
+
+def test_a_log_without_its_store_is_said_at_the_start_and_by_check(starter_index: Path, tmp_path: Path) -> None:
+    (tmp_path / "waypost.sqlite3-wal").write_bytes(b"what a store left")
+    where = ("--index", starter_index, "--data-dir", tmp_path)
+    said = failed("serve", *where, "--listen", "127.0.0.1:0", env={"WAYPOST_SERVER__METRICS_LISTEN": ""})
+    found = run_waypost("check", *where)
+    assert found.returncode == 1
+    for text in (said, found.stdout):
+        assert "waypost.sqlite3 is missing, but its log waypost.sqlite3-wal is there" in text
 
 
 def test_a_store_that_is_none_is_said_at_the_start_and_by_check(starter_index: Path, tmp_path: Path) -> None:
