@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def done(*arguments: str | Path, env: dict[str, str] | None = None) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert "Usage" in done(*command.split(), "--help")
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert done("--version") == f"waypost {project['version']}\n"
 
 
 def test_an_unknown_command_or_option_is_told_apart_from_a_failure() -> None:
@@ -115,7 +121,11 @@ def test_what_the_service_refuses_is_said_and_no_traceback(server: Server) -> No
     assert "INVALID_ARGUMENT: prompt: empty" in failed("decide", "--address", server.address, " ")
     assert "INVALID_ARGUMENT: scope" in failed("decide", "--address", server.address, "--scope", "a b", "x")
     assert "UNAVAILABLE" in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
-    assert "127.0.0.1:1: " in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
+    for command in (("decide", "x"), ("replay",), ("cache", "list")):
+        said = failed(*command, "--address", "127.0.0.1:1", "--timeout", "5")
+        assert "127.0.0.1:1: " in said
+        assert "start it with `waypost serve`" in said
+        assert "--token: only printable ASCII" in failed(*command, "--address", server.address, "--token", "pässword")
 
 
 def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) -> None:
