@@ -35,6 +35,7 @@ _UNSOUND = f"a model's name has 1 to {MAX_ID_BYTES} bytes that can be printed"
 _BOM = b"\xef\xbb\xbf"
 _ASKING = ("user", "tool")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ def source_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the bytes of each line; `.gz` is unpacked, a BOM removed.
 
     Raises:
-        ReferenceError_: if the file is UTF-16 or cannot be read to its end; skipping rows cannot help there.
+        ReferenceError_: if the file is UTF-16, gzipped under another name, or cannot be read to its end; skipping rows
+            cannot help there.
     """
     number = 0
     try:
@@ -166,6 +168,8 @@ def source_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, raw in enumerate(lines, 1):
                 if number == 1 and raw.startswith(_UTF_16):
                     raise ReferenceError_(f"{path}: is UTF-16; save it as UTF-8, for example with iconv -f UTF-16")
+                if number == 1 and raw.startswith(_GZIP):
+                    raise ReferenceError_(f"{path}: is gzipped; unpack it, or name it {path.name}.gz")
                 yield number, raw.removeprefix(_BOM) if number == 1 else raw
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error

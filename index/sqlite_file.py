@@ -28,7 +28,7 @@ _BUSY_S = 5.0
 # A file up to this size is checked at every opening, a larger one only if it was not closed in
 # order: quick_check reads every page, 3 GB/s of them from memory but no faster than the disk
 # after a reboot. So 0.1 s in the first case, and in the second, about 1 s for a million answers.
-_ALWAYS_CHECKED = 256 * 2**20
+ALWAYS_CHECKED = 256 * 2**20
 
 # A big deletion may blow up the log; what is above this is given back at the next checkpoint.
 _WAL_KEPT = 64 * 2**20
@@ -109,8 +109,8 @@ def open_file(path: Path) -> sqlite3.Connection:
         _refuse_newer(connection, path)
         if closed_in_order:
             _refuse_cut_short(connection, path)
-        if not closed_in_order or path.stat().st_size <= _ALWAYS_CHECKED:
-            _check(connection, path)
+        if not closed_in_order or path.stat().st_size <= ALWAYS_CHECKED:
+            check_pages(connection, path)
         _use_log(connection, path)
         sqlite_schema.migrate(connection, sqlite_schema.STEPS)
     except BaseException:
@@ -157,6 +157,8 @@ def plain_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _explained(error, path) from error
+    except UnicodeDecodeError as error:  # in the text of an error that quotes what is no longer UTF-8
+        raise damaged(path, "it holds text that is not UTF-8") from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}:
             raise StoreFullError(f"{path} cannot be written: {error}") from error
@@ -166,8 +168,10 @@ def plain_errors(path: Path) -> Iterator[None]:
 def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
-    # A column that is no longer UTF-8 is noticed by Python, without a code.
-    if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or (code is None and "decode" in str(error)):
+    # Our own statements are right, so what SQLite calls an error in them is a table that is not as we made it. A column
+    # that is no longer UTF-8 is noticed by Python, without a code.
+    unsound = primary in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    if unsound or (code is None and "decode" in str(error)):
         return damaged(path, str(error))
     if primary in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY} or code in _DISK_WOULD_NOT:
         return StoreFullError(
@@ -183,8 +187,7 @@ def damaged(path: Path, what: str) -> StoreDamagedError:
     """Return the error for a store that is not sound, and say what can be done."""
     return StoreDamagedError(
         f"{path} is damaged ({what}). Move {path.name}, {path.name}-wal and {path.name}-shm away "
-        "together, keep them, and restore a backup; or start without: a new store is made, and "
-        "the cache fills again"
+        "together, keep them, and restore a backup; or start without: a new one is made, and fills again"
     )
 
 
@@ -201,10 +204,7 @@ def _create(path: Path) -> None:
         raise StoreError(
             f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, _OLDEST_SQLITE))} or newer is needed"
         )
-    log = _beside(path, "-wal")
-    if log.exists() and log.stat().st_size > 0:
-        # SQLite would play this log into the new file.
-        raise damaged(path, f"{path.name} is missing, but its log {log.name} is there")
+    refuse_log_alone(path)
     new = _beside(path, ".new")
     for leftover in (new, _beside(new, "-wal"), _beside(new, "-shm"), _beside(new, "-journal")):
         leftover.unlink(missing_ok=True)
@@ -220,6 +220,13 @@ def _create(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def refuse_log_alone(path: Path) -> None:
+    """Raise StoreDamagedError where a missing file's log is there: SQLite would play it into a new one."""
+    log = _beside(path, "-wal")
+    if log.exists() and log.stat().st_size > 0:
+        raise damaged(path, f"{path.name} is missing, but its log {log.name} is there")
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -261,7 +268,8 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    """Read every page; raise StoreDamagedError where one is not sound."""
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise damaged(path, found.replace("\n", " "))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from index.errors import StoreDamagedError, StoreError
-from index.sqlite_file import Lock, connect, plain_errors, transaction
+from index.sqlite_file import ALWAYS_CHECKED, Lock, check_pages, connect, plain_errors, transaction
 from index.sqlite_schema import migrate, version_of
 
 # "WayJ" in the file's header.
@@ -236,6 +236,8 @@ class SqliteJournal:
                 f"{self._path} was written by a newer version (layout {version}; this one knows {len(STEPS)}): "
                 "upgrade, or move it away and start without what it recorded"
             )
+        if not self._reads_only and self._path.stat().st_size <= ALWAYS_CHECKED:
+            check_pages(self._writer, self._path)
 
     @staticmethod
     def _bytes(connection: sqlite3.Connection) -> int:

@@ -1,5 +1,6 @@
 """What `waypost check` does: everything the service would load at its start, looked at piece by piece."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from index.encoder import Encoder, OnnxEncoder
 from index.errors import StoreHeldError, WaypostError
 from index.generation import current_generation, load_generation
 from index.references import read_references, warnings
+from index.sqlite_file import refuse_log_alone
 from index.sqlite_journal import SqliteJournal
 from index.sqlite_store import SqliteStore
 from service.cache.semantic import load_judge
@@ -83,9 +85,11 @@ def _index(settings: Settings, encoder: Encoder | None) -> Iterator[Finding]:
 
 def _file(kind: str, path: Path, opens: Callable[[Path], SqliteStore | SqliteJournal]) -> Finding:
     """Open a file as the service would; one that is not there yet is made at the start, and is fine."""
-    if not path.exists():
-        return f"{kind} {path} (not there yet)", ""
     try:
+        if not path.exists():
+            if opens is SqliteStore:
+                refuse_log_alone(path)
+            return f"{kind} {path} (not there yet)", _cannot_be_made(path)
         opens(path).close()
     except StoreHeldError:
         return f"{kind} {path} (in use by a running service: not opened)", ""
@@ -104,6 +108,15 @@ def _state(path: Path) -> Finding:
     if why:
         return f"{name} (damaged, {why}: the start puts it aside; conversations, budgets and results begin anew)", ""
     return (name if path.exists() else f"{name} (not there yet)"), ""
+
+
+def _cannot_be_made(path: Path) -> str:
+    """Return why a file that is not there cannot be made with its folders, "" where it can."""
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return ""
+    why = "cannot be written" if nearest.is_dir() else "is not a folder"
+    return f"{nearest} {why}: name another folder as store.data_dir (--data-dir), or mend that"
 
 
 def _inputs(references: Sequence[Path] | None, models: Path | None) -> Iterator[Finding]:

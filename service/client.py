@@ -10,12 +10,32 @@ from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, t
 
 from index.errors import WaypostError
 
+_REMEDIES: Final = {
+    grpc.StatusCode.UNAVAILABLE: "; is the service running there? start it with `waypost serve`",
+    grpc.StatusCode.UNAUTHENTICATED: "; give a token that may do this (WAYPOST_TOKEN)",
+    grpc.StatusCode.PERMISSION_DENIED: "; give a token that may do this (WAYPOST_TOKEN)",
+}
 _NEIGHBOURS: Final = 10
 _NO_MODEL: Final = "(no model)"
 
 
 class CallError(WaypostError):
     """The service could not be reached, or refused."""
+
+
+def metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """Return what goes with every call; raises CallError where the token is none that can be sent."""
+    if not token:
+        return ()
+    if not (token.isascii() and token.isprintable()):
+        raise CallError("--token: only printable ASCII can be sent; see WAYPOST_TOKEN, too")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def failure(address: str, error: grpc.RpcError) -> CallError:
+    """Return what a failed call says, and what to do about it."""
+    code = error.code()
+    return CallError(f"{address}: {code.name}: {error.details()}{_REMEDIES.get(code, '')}")
 
 
 def decide(
@@ -32,22 +52,20 @@ def decide(
         timeout: seconds.
     """
     request = router_pb2.DecideRequest(scope=scope, prompt=prompt, explain=explain)
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address) as channel:
         try:
-            return router_pb2_grpc.RouterStub(channel).Decide(request, timeout=timeout, metadata=metadata)
+            return router_pb2_grpc.RouterStub(channel).Decide(request, timeout=timeout, metadata=metadata(token))
         except grpc.RpcError as error:
-            raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
+            raise failure(address, error) from error
 
 
 def replay(address: str, wanted: admin_pb2.ReplayRequest, *, token: str, timeout: float) -> admin_pb2.ReplayResponse:
     """Return what a service says would move, or raise CallError; arguments as in `decide`."""
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address) as channel:
         try:
-            return admin_pb2_grpc.AdminStub(channel).Replay(wanted, timeout=timeout, metadata=metadata)
+            return admin_pb2_grpc.AdminStub(channel).Replay(wanted, timeout=timeout, metadata=metadata(token))
         except grpc.RpcError as error:
-            raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
+            raise failure(address, error) from error
 
 
 def to_json(response: Message) -> str:

@@ -6,17 +6,16 @@ from typing import Any
 import grpc
 from waypost.v1 import admin_pb2, admin_pb2_grpc
 
-from service.client import CallError, to_text
+from service.client import failure, metadata, to_text
 
 
 def ask(address: str, method: str, request: Any, *, token: str, timeout: float) -> Any:
     """Return what a method of Admin answers, or raise CallError; address, token and timeout as in `client.decide`."""
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address) as channel:
         try:
-            return getattr(admin_pb2_grpc.AdminStub(channel), method)(request, timeout=timeout, metadata=metadata)
+            return getattr(admin_pb2_grpc.AdminStub(channel), method)(request, timeout=timeout, metadata=metadata(token))
         except grpc.RpcError as error:
-            raise CallError(f"{address}: {error.code().name}: {error.details()}") from error
+            raise failure(address, error) from error
 
 
 def explained_text(found: admin_pb2.ExplainResponse) -> str:

@@ -280,7 +280,8 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     view, metrics = decider.answers.view, decider.metrics
     if message.scope:
         scope = fields.scope_of(message.scope)
-        call.principal.check_scope(scope)
+        if not call.principal.admin:
+            call.principal.check_scope(scope)
         counts, (answers, live) = metrics.scope(scope), view.count(scope)
     else:
         call.principal.check_admin()
@@ -345,7 +346,7 @@ async def activate_generation(message: admin_pb2.ActivateGenerationRequest, call
 
 async def explain(message: admin_pb2.ExplainRequest, call: Call) -> Message:
     """Admin.Explain."""
-    return outgoing.from_explained(await _decision(message.decision_id, call))
+    return outgoing.from_explained(await _decision(message.decision_id, call, looking=True))
 
 
 async def replay(message: admin_pb2.ReplayRequest, call: Call) -> Message:
@@ -390,13 +391,17 @@ def _catalogue(call: Call) -> Catalogue:
     return call.runtime.decider.generation.catalogue
 
 
-async def _decision(decision_id: str, call: Call) -> Decision:
-    """Return a remembered or recorded decision that this caller may see; another scope's is as unknown as none."""
+async def _decision(decision_id: str, call: Call, *, looking: bool = False) -> Decision:
+    """Return a remembered or recorded decision of this caller's scopes; another scope's is as unknown as none.
+
+    Who is only `looking` may be an administrator as well.
+    """
     if not decision_id:
         raise InvalidRequest(("decision_id", "required: it is in the response of Decide"))
     decision = call.runtime.decider.log.get(decision_id) or await call.runtime.recorded(decision_id)
     scopes = call.principal.scopes
-    if decision is None or not (call.principal.admin or "*" in scopes or decision.request.scope in scopes):
+    everywhere = "*" in scopes or (looking and call.principal.admin)
+    if decision is None or not (everywhere or decision.request.scope in scopes):
         keep = call.runtime.settings.decisions.keep
         raise NotFound(
             f"decision {decision_id[:64]!r} is not known: the latest decisions.keep ({keep:,}) are remembered until a "

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import NormalDist
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_origin
 
 from cachetools import LRUCache
 from pydantic import (
@@ -26,6 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
@@ -192,6 +193,12 @@ class CacheSettings(_Table):
     """By category of the references."""
     _of: LRUCache[str, "CacheSettings"] = PrivateAttr(default_factory=lambda: LRUCache(_MAX_SCOPES))
 
+    @field_validator("scopes")
+    @classmethod
+    def _can_match(cls, value: Mapping[str, ScopeSettings]) -> Mapping[str, ScopeSettings]:
+        check_scopes(re.sub(r"[*?]|\[[^]]+\]", "x", name) for name in value)
+        return value
+
     @field_validator("phone_regions")
     @classmethod
     def _regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -310,6 +317,16 @@ class TokenSettings(_Table):
     admin: bool = False
     """Whether it may call Admin."""
 
+    @field_validator("token")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr) -> SecretStr:
+        token = value.get_secret_value()
+        if not re.fullmatch(r"[!-~][ -~]*[!-~]", token):
+            raise ValueError(
+                "no caller could send this: use printable ASCII, without a line end or a space before or after it"
+            )
+        return value
+
     @field_validator("scopes")
     @classmethod
     def _scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -400,8 +417,9 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     except ValidationError as error:
         raise SettingsError([_line(path, problem, values) for problem in error.errors()]) from error
     except UnreadableEnvironment as error:
-        how = """give lists and tables as JSON, for example WAYPOST_SERVER__LISTEN='["127.0.0.1:50051"]'"""
-        raise SettingsError([f"environment: {error}: {how}"]) from error
+        how = """lists and tables are given as JSON, for example '["127.0.0.1:50051"]'"""
+        names = [name for name, value in os.environ.items() if _is_no_json(name, value)] or [str(error)]
+        raise SettingsError([f"environment: {name}: {how}" for name in sorted(names)]) from error
     tables: dict[str, BaseModel] = {}
     for name, pairs in (overrides or {}).items():
         table = getattr(settings, name)
@@ -418,9 +436,29 @@ def _is_unknown(name: str) -> bool:
     table, separator, key = name.upper().removeprefix("WAYPOST_").lower().partition("__")
     if not name.upper().startswith("WAYPOST_") or not separator:
         return False
+    return key.partition("__")[0] not in _fields_of(table)
+
+
+def _fields_of(table: str) -> Mapping[str, FieldInfo]:
+    """Return the settings of a table, none where there is no such table."""
     field = Settings.model_fields.get(table)
     kind = field.annotation if field else None
-    return not (isinstance(kind, type) and issubclass(kind, BaseModel) and key.partition("__")[0] in kind.model_fields)
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+
+
+def _is_no_json(name: str, value: str) -> bool:
+    """Return whether an environment variable is a table, or a table's list or table, and is not given as JSON."""
+    table, separator, key = name.upper().removeprefix("WAYPOST_").lower().partition("__")
+    if not name.upper().startswith("WAYPOST_") or not (key in _fields_of(table) if separator else _fields_of(table)):
+        return False
+    kind = _fields_of(table)[key].annotation if separator else BaseModel
+    if get_origin(kind) not in {tuple, Mapping} and not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return False
+    try:
+        json.loads(value)
+    except ValueError:
+        return True
+    return False
 
 
 def socket_path(address: str) -> Path | None:

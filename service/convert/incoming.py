@@ -82,11 +82,11 @@ def to_batch(message: router_pb2.DecideBatchRequest) -> Sequence[router_pb2.Deci
 
 
 def to_answer_text(answer: str, chunks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return an answer and its chunks, which must agree."""
+    """Return an answer and its chunks, which must agree; empty ones hold nothing, and any number would fit."""
     whole = "".join(chunks)
     if answer and chunks and whole != answer:
         raise InvalidRequest(("chunks", "together they are not `answer`; give one of the two, or make them equal"))
-    return sized("answer", answer or whole, MAX_ANSWER), tuple(chunks)
+    return sized("answer", answer or whole, MAX_ANSWER), tuple(chunk for chunk in chunks if chunk)
 
 
 def to_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ _LOW, _HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 
 def mean(values: Floats, weights: Floats) -> Floats:
-    """Return the weighted mean over the first axis."""
-    return np.asarray(weights @ values / weights.sum())
+    """Return the weighted mean over the first axis, NaN where nothing has a weight: a resample may draw none of few."""
+    return np.asarray(weights @ values / (weights.sum() or np.nan))
 
 
 def share_curve(estimated: Floats, gains: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -132,7 +132,7 @@ def calibration_error(expected: Floats, actual: Floats, weights: Floats, bins: i
     """
     at = np.clip((expected * bins).astype(np.int64), 0, bins - 1)
     gaps = np.bincount(at, weights * (expected - actual), minlength=bins)
-    return float(np.abs(gaps).sum() / weights.sum())
+    return float(np.abs(gaps).sum() / (weights.sum() or np.nan))
 
 
 def utility_choices(qualities: Floats, costs: Floats, prices: Floats) -> Ints:

@@ -15,6 +15,7 @@ from waypost.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc, t
 
 from index.catalogue import Catalogue
 from index.records import Message, Model, Reference
+from service import client
 from service.client import CallError
 from service.evaluation.answers import NEAR, Answered, Near
 from service.evaluation.data import Rows, to_request
@@ -51,7 +52,7 @@ class Service:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return client.metadata(self.token)
 
     def channel(self) -> grpc.Channel:
         """Return a channel that takes explanations of any size."""
@@ -59,13 +60,7 @@ class Service:
 
     def failure(self, error: grpc.RpcError) -> CallError:
         """Return what a failed call says, and what to do about it."""
-        code = error.code()
-        remedy = ""
-        if code is grpc.StatusCode.UNAVAILABLE:
-            remedy = "; is the service running there? start it with `waypost serve`"
-        elif code in _REFUSED:
-            remedy = "; give a token that may do this (WAYPOST_TOKEN)"
-        return CallError(f"{self.address}: {code.name}: {error.details()}{remedy}")
+        return client.failure(self.address, error)
 
 
 def catalogue(service: Service) -> Catalogue:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def done(*arguments: str | Path, env: dict[str, str] | None = None) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert "Usage" in done(*command.split(), "--help")
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert done("--version") == f"waypost {project['version']}\n"
 
 
 def test_an_unknown_command_or_option_is_told_apart_from_a_failure() -> None:
@@ -115,7 +121,11 @@ def test_what_the_service_refuses_is_said_and_no_traceback(server: Server) -> No
     assert "INVALID_ARGUMENT: prompt: empty" in failed("decide", "--address", server.address, " ")
     assert "INVALID_ARGUMENT: scope" in failed("decide", "--address", server.address, "--scope", "a b", "x")
     assert "UNAVAILABLE" in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
-    assert "127.0.0.1:1: " in failed("decide", "--address", "127.0.0.1:1", "--timeout", "5", "x")
+    for command in (("decide", "x"), ("replay",), ("cache", "list")):
+        said = failed(*command, "--address", "127.0.0.1:1", "--timeout", "5")
+        assert "127.0.0.1:1: " in said
+        assert "start it with `waypost serve`" in said
+        assert "--token: only printable ASCII" in failed(*command, "--address", server.address, "--token", "pässword")
 
 
 def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) -> None:
@@ -261,6 +271,19 @@ def test_a_data_folder_that_cannot_be_made_is_said(starter_index: Path, tmp_path
     where = ("--index", starter_index, "--data-dir", tmp_path / "file", "--listen", "127.0.0.1:0")
     said = failed("serve", *where, env={"WAYPOST_SERVER__METRICS_LISTEN": ""})
     assert str(tmp_path / "file") in said
+    found = run_waypost("check", *where[:4])
+    assert found.returncode == 1
+    assert f"{tmp_path / 'file'} is not a folder" in found.stdout
+
+
+def test_a_log_without_its_store_is_said_at_the_start_and_by_check(starter_index: Path, tmp_path: Path) -> None:
+    (tmp_path / "waypost.sqlite3-wal").write_bytes(b"what a store left")
+    where = ("--index", starter_index, "--data-dir", tmp_path)
+    said = failed("serve", *where, "--listen", "127.0.0.1:0", env={"WAYPOST_SERVER__METRICS_LISTEN": ""})
+    found = run_waypost("check", *where)
+    assert found.returncode == 1
+    for text in (said, found.stdout):
+        assert "waypost.sqlite3 is missing, but its log waypost.sqlite3-wal is there" in text
 
 
 def test_a_store_that_is_none_is_said_at_the_start_and_by_check(starter_index: Path, tmp_path: Path) -> None:

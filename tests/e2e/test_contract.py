@@ -275,6 +275,14 @@ def test_what_is_just_within_the_limits_is_taken(client: Client, method: str, ma
     send(client, method, make())
 
 
+def test_pieces_that_hold_nothing_are_not_kept(client: Client, scope: str) -> None:
+    client.put("a prompt", "", scope, chunks=["", "yes", *[""] * 500_000, " and no", ""])
+    assert list(client.decide("a prompt", scope).answer.chunks) == ["yes", " and no"]
+    decision = client.decide("another prompt", scope)
+    assert client.report(decision, "", chunks=["", "no"]).stored
+    assert list(client.decide("another prompt", scope).answer.chunks) == ["no"]
+
+
 REPORTS: list[tuple[Parts, str]] = [
     ({"model": ""}, "model"),
     ({"model": "nobody"}, "model"),

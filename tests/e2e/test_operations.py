@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -138,6 +139,13 @@ def test_another_scope_s_decision_is_as_unknown_as_none(callers: dict[str, Clien
     assert explain("alice", decision.decision_id).prompt == "a private prompt"
     assert explain("root", decision.decision_id).scope == "alice"
     assert explain("watcher", decision.decision_id).scope == "alice"
+    stats = admin_pb2.GetStatsRequest(scope="alice")
+    assert callers["watcher"].admin.GetStats(stats, metadata=callers["watcher"].metadata).decisions
+    assert refusal(lambda: callers["watcher"].report(decision)).code is grpc.StatusCode.NOT_FOUND, "it may only look"
+    review = router_pb2.ReviewRequest(decision_id=decision.decision_id, model="small", answer="yes")
+    for name in ("bob", "watcher"):
+        reviewed = partial(callers[name].router.Review, review, metadata=callers[name].metadata)
+        assert refusal(reviewed).code is grpc.StatusCode.NOT_FOUND
     assert callers["alice"].report(decision).stored
 
 

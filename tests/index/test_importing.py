@@ -323,6 +323,13 @@ def test_a_file_of_utf_16_is_told_what_it_is(tmp_path: Path, name: str, encoding
         run(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_gzipped_file_of_another_name_is_told_what_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"prompt,best_model\np,m\n"))
+    with pytest.raises(ReferenceError_, match=rf"{name}: is gzipped; unpack it, or name it {name}\.gz"):
+        run(tmp_path / name)
+
+
 def test_nothing_is_written_if_no_row_is_sound(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "prompt,best_model\n,m\n")
     assert problems_of(path, on_error="skip") == [f"{path}:2: prompt: is missing"]

@@ -169,6 +169,23 @@ def test_a_page_of_garbage_is_noticed(path: Path, seed: int) -> None:
         SqliteStore(path)
 
 
+def test_bits_that_fell_over_in_the_schema_are_told_as_damage(path: Path) -> None:
+    fill(path, 1)
+    sound, refused = path.read_bytes(), 0
+    schema = sound.rindex(b"CREATE TABLE", 0, PAGE), sound.index(b"STRICT", 0, PAGE)
+    for seed in range(60):
+        chance = random.Random(seed)
+        broken = bytearray(sound)
+        broken[chance.randrange(min(schema), PAGE)] ^= chance.choice((1, 0x80, 0xFF))
+        path.write_bytes(broken)
+        try:
+            with closing(SqliteStore(path)) as store:
+                store.changes(0)
+        except StoreDamagedError:
+            refused += 1
+    assert refused > 10, "most of these bytes matter"
+
+
 def test_a_log_without_its_file_is_not_played_into_a_new_one(path: Path, tmp_path: Path) -> None:
     with closing(SqliteStore(path)) as store:
         store.write([answer("a")])
@@ -201,8 +218,8 @@ def test_a_large_file_is_only_checked_if_it_was_not_closed_in_order(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Path] = []
-    monkeypatch.setattr(sqlite_file, "_ALWAYS_CHECKED", 0)
-    monkeypatch.setattr(sqlite_file, "_check", lambda _connection, path: checked.append(path))
+    monkeypatch.setattr(sqlite_file, "ALWAYS_CHECKED", 0)
+    monkeypatch.setattr(sqlite_file, "check_pages", lambda _connection, path: checked.append(path))
     fill(path, 1)
     unclean = tmp_path / "unclean.db"
     with closing(SqliteStore(path)) as store:

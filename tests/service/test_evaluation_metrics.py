@@ -28,6 +28,12 @@ def test_apgr_is_the_area_under_the_gap_recovered() -> None:
     assert metrics.cpt(shares, recovered, 0.8) == pytest.approx(0.25 + 0.25 * 0.6)
 
 
+def test_without_any_weight_nothing_is_known() -> None:
+    none = floats(0, 0)
+    assert np.isnan(metrics.mean(floats(1, 2), none))
+    assert np.isnan(metrics.calibration_error(floats(0.5, 0.5), floats(0, 1), none))
+
+
 def test_where_the_weak_model_is_better_the_gap_can_be_more_than_recovered() -> None:
     shares, recovered = metrics.share_curve(floats(3, 2, 1), floats(1, 1, -1), ones(3))
     assert recovered.tolist() == [0, 1, 2, 1]

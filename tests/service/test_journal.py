@@ -108,6 +108,16 @@ def test_a_file_of_another_program_and_a_newer_one_are_refused(tmp_path: Path) -
         SqliteJournal(tmp_path / "noise.sqlite3")
 
 
+def test_pages_of_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    file = SqliteJournal(path)
+    file.append([row(str(i), float(i), filler=4_000) for i in range(20)], [])
+    file.close()
+    path.write_bytes(path.read_bytes()[:4096] + bytes(path.stat().st_size - 4096))
+    with pytest.raises(StoreDamagedError, match=r"is damaged .* Move journal\.sqlite3"):
+        SqliteJournal(path)
+
+
 def test_it_is_read_while_another_process_writes_it(tmp_path: Path, file: SqliteJournal) -> None:
     file.append([row("1")], [])
     with pytest.raises(StoreError, match="held"):
