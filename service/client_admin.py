@@ -13,7 +13,8 @@ def ask(address: str, method: str, request: Any, *, token: str, timeout: float) 
     """Return what a method of Admin answers, or raise CallError; address, token and timeout as in `client.decide`."""
     with grpc.insecure_channel(address) as channel:
         try:
-            return getattr(admin_pb2_grpc.AdminStub(channel), method)(request, timeout=timeout, metadata=metadata(token))
+            call = getattr(admin_pb2_grpc.AdminStub(channel), method)
+            return call(request, timeout=timeout, metadata=metadata(token))
         except grpc.RpcError as error:
             raise failure(address, error) from error
 
