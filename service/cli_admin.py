@@ -22,12 +22,9 @@ def explain(
     timeout: Timeout = 10.0,
 ) -> None:
     """Show one of the latest decisions in full: what was expected of every model, and what had a say."""
-    from waypost.v1 import admin_pb2
-
     from service import client, client_admin
 
-    request = admin_pb2.ExplainRequest(decision_id=decision)
-    found = client_admin.ask(address, "Explain", request, token=token, timeout=timeout)
+    found = client_admin.explain(address, decision, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client_admin.explained_text(found))
 
 
@@ -40,12 +37,9 @@ def stats(
     timeout: Timeout = 10.0,
 ) -> None:
     """Show what a running service did since its start: cost, savings, shares and quality by model and arm."""
-    from waypost.v1 import admin_pb2
-
     from service import client, client_admin
 
-    request = admin_pb2.GetStatsRequest(scope=scope)
-    found = client_admin.ask(address, "GetStats", request, token=token, timeout=timeout)
+    found = client_admin.stats(address, scope, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client_admin.stats_text(found))
 
 
@@ -58,15 +52,11 @@ def generations(
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
 ) -> None:
     """List the generations that a running service can serve from, newest first, or have it serve from one of them."""
-    from waypost.v1 import admin_pb2
-
     from service import client, client_admin
 
     if activate:
-        wanted = admin_pb2.ActivateGenerationRequest(generation=activate)
-        done = client_admin.ask(address, "ActivateGeneration", wanted, token=token, timeout=timeout)
+        done = client_admin.activate(address, activate, token=token, timeout=timeout)
         typer.echo(client.to_json(done) if as_json else f"serving {done.generation}, before {done.previous}")
         return
-    request = admin_pb2.ListGenerationsRequest()
-    found = client_admin.ask(address, "ListGenerations", request, token=token, timeout=timeout)
+    found = client_admin.generations(address, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client_admin.generations_text(found))

@@ -4,13 +4,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from waypost.v1 import admin_pb2, admin_pb2_grpc
 
 from service.client import failure, metadata, to_text
 
 
-def ask(address: str, method: str, request: Any, *, token: str, timeout: float) -> Any:
-    """Return what a method of Admin answers, or raise CallError; address, token and timeout as in `client.decide`."""
+def explain(address: str, decision: str, *, token: str, timeout: float) -> admin_pb2.ExplainResponse:
+    """Return a decision in full, or raise CallError; address, token and timeout as in `client.decide`."""
+    return _ask(address, "Explain", admin_pb2.ExplainRequest(decision_id=decision), token, timeout)
+
+
+def stats(address: str, scope: str, *, token: str, timeout: float) -> admin_pb2.GetStatsResponse:
+    """Return what was done in a scope, "" for all; else as `explain`."""
+    return _ask(address, "GetStats", admin_pb2.GetStatsRequest(scope=scope), token, timeout)
+
+
+def generations(address: str, *, token: str, timeout: float) -> admin_pb2.ListGenerationsResponse:
+    """Return the generations on disk; else as `explain`."""
+    return _ask(address, "ListGenerations", admin_pb2.ListGenerationsRequest(), token, timeout)
+
+
+def activate(address: str, generation: str, *, token: str, timeout: float) -> admin_pb2.ActivateGenerationResponse:
+    """Have a generation served; else as `explain`."""
+    request = admin_pb2.ActivateGenerationRequest(generation=generation)
+    return _ask(address, "ActivateGeneration", request, token, timeout)
+
+
+def _ask(address: str, method: str, request: Message, token: str, timeout: float) -> Any:
     with grpc.insecure_channel(address) as channel:
         try:
             call = getattr(admin_pb2_grpc.AdminStub(channel), method)

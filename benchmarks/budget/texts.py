@@ -16,7 +16,7 @@ from index.vectors import Vectors
 from index.verifier import LEAST_COSINE, Verifier
 from index.view import Entry
 from index.wording import Prepared
-from service.cache.semantic import Judge
+from service.cache.semantic import Judge, Standing
 from service.requests import Judged
 
 # Neighbours that are kept of a text; where too few of them are stored, all are looked at.
@@ -88,15 +88,17 @@ class RememberingJudge(Judge):
         self.asked = 0
         self._judged: dict[tuple[int, int], tuple[float | None, str]] = {}
 
-    def judge(
-        self, read: Callable[[], Prepared], near: Sequence[tuple[float, Entry]], floor: float = LEAST_COSINE
-    ) -> tuple[Judged, ...]:
-        """Return what is thought of each near entry."""
-        found = []
-        for cosine, entry in near:
-            pair = min(self.asked, entry.row), max(self.asked, entry.row)
-            if pair not in self._judged:
-                [one] = super().judge(read, [(cosine, entry)], floor)
-                self._judged[pair] = one.probability, one.refused_by
-            found.append(Judged(entry, cosine, *self._judged[pair]))
-        return tuple(found)
+    def look(
+        self,
+        read: Callable[[], Prepared],
+        similarity: float,
+        entry: Entry,
+        stands: Standing,
+        floor: float = LEAST_COSINE,
+    ) -> Judged:
+        """Return what is thought of an entry."""
+        pair = min(self.asked, entry.row), max(self.asked, entry.row)
+        if pair not in self._judged:
+            one = super().look(read, similarity, entry, stands, floor)
+            self._judged[pair] = one.probability, one.refused_by
+        return Judged(entry, similarity, *self._judged[pair])

@@ -78,8 +78,8 @@ async def test_when_answers_change_what_was_learned_is_a_guess_again(root: Path)
         keeper = service.runtime.decider.keeper
         assert keeper.changes == 1
         assert keeper.scope("default").learner.taught <= 2
-        plan = (await service.decide(ORDERS[305])).plan
-        assert plan.candidate.refused_by == OVER_BUDGET
+        last = await service.decide(ORDERS[305])
+        assert last.plan.candidate.refused_by == OVER_BUDGET
 
 
 async def test_verdicts_teach_until_it_is_served(root: Path) -> None:
