@@ -19,7 +19,7 @@ _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("
 LATIN: Final = "\u024f"
 """The last letter of the Latin script, but for rare ones."""
 _ENDINGS: Final = frozenset(("ane", "ene", "yne", "ate", "ite", "ide", "nol", "nal", "ine", "ase", "ose"))
-# Of each look-up the latest so many words are remembered, in 20 MB altogether. Longer ones are addresses and the like:
+# Of each look-up the latest so many words are remembered, in 25 MB altogether. Longer ones are addresses and the like:
 # they seldom come twice, and a prompt may be one of them from end to end.
 _REMEMBERED: Final = 16_384
 _LONGEST: Final = 32
