@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -211,17 +212,22 @@ def write_generation(
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync(folder / _MANIFEST)
         _sync(folder)
-        folder.replace(target)
+        try:
+            folder.replace(target)
+        except OSError:  # another build of the same was quicker
+            verify_generation(target)
     _sync(root)
     return generation_id
 
 
 def make_folder(root: Path) -> None:
-    """Make the index folder, if it is not there; raises GenerationError where that cannot be."""
+    """Make the index folder, if it is not there; raises GenerationError where it cannot be made or written."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GenerationError(f"{root}: no folder can be made here ({error.strerror}); name another") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise GenerationError(f"{root}: this folder cannot be written; make it writable, or name another")
 
 
 @contextlib.contextmanager
@@ -229,8 +235,9 @@ def staging(root: Path) -> Any:
     """Yield a folder below `root` that is removed at the end, unless it was renamed."""
     make_folder(root)
     for left in root.glob(".building-*"):  # of builds that were killed
-        if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # or that are done by now
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
     folder.chmod(0o755)
     try:
@@ -273,9 +280,15 @@ def verify_generation(folder: Path) -> Manifest:
         path = folder / name
         if Path(name).name != name:
             raise GenerationError(f"{folder / _MANIFEST}: file name {name!r} leads elsewhere; {_REMEDY}")
-        if not path.is_file():
-            raise GenerationError(f"{path}: missing from the generation; {_REMEDY}")
-        if path.stat().st_size != expected.get("bytes") or _sha256(path) != expected.get("sha256"):
+        try:
+            if not path.is_file():
+                raise GenerationError(f"{path}: missing from the generation; {_REMEDY}")
+            as_listed = path.stat().st_size == expected.get("bytes") and _sha256(path) == expected.get("sha256")
+        except OSError as error:
+            raise GenerationError(
+                f"{path}: cannot be read ({error.strerror}); make it readable, or {_REMEDY}"
+            ) from error
+        if not as_listed:
             raise GenerationError(f"{path}: damaged: size or checksum differs from the manifest; {_REMEDY}")
     return manifest
 
@@ -347,7 +360,7 @@ def current_generation(root: Path) -> Path:
 
 def set_current(root: Path, generation_id: str) -> None:
     """Make a generation the one in use from the next start on: the file is replaced at once."""
-    temporary = root / f".{_CURRENT}-{os.getpid()}"
+    temporary = root / f".{_CURRENT}-{secrets.token_hex(8)}"
     temporary.write_text(generation_id + "\n", encoding="utf-8")
     _sync(temporary)
     temporary.replace(root / _CURRENT)

@@ -80,7 +80,8 @@ def stats_text(found: admin_pb2.GetStatsResponse) -> str:
 
 
 def _spent(cost: float, baseline: float, model: str) -> str:
-    share = f", {1 - cost / baseline:.1%} saved" if baseline > 0 else ""
+    saved = 1 - cost / baseline if baseline > 0 else 0.0
+    share = f", {abs(saved):.1%} {'saved' if saved >= 0 else 'more'}" if baseline > 0 else ""
     return f"${cost:.4f}; always {model} ${baseline:.4f}{share}"
 
 

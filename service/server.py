@@ -6,6 +6,7 @@ parsed here, so that what is no message at all is INVALID_ARGUMENT like any othe
 
 import asyncio
 import contextlib
+import errno
 import gc
 import signal
 import socket
@@ -32,6 +33,7 @@ from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings, socket_path
 
 _log = structlog.get_logger("waypost")
+_TAKEN: Final = (errno.EADDRINUSE, errno.EEXIST)
 _DETAILS: Final = "grpc-status-details-bin"
 # How long health says NOT_SERVING before calls are turned away, so that those who watch can leave first.
 _NOTICE_S: Final = 0.2
@@ -232,15 +234,30 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _answers(path):  # gRPC would take the path away from whoever listens there
-                raise OSError("someone listens there")
+                raise OSError(errno.EADDRINUSE, "someone listens there")
             server.add_insecure_port(f"unix:{path}")
             return f"unix:{path}"
         port = server.add_insecure_port(address)
     except (RuntimeError, OSError) as error:
-        raise SettingsError(
-            [f"server.listen: cannot listen on {address} ({error}): is another service using it?"]
-        ) from error
+        told = error if isinstance(error, OSError) else _refusal(address, path) or error
+        remedy = (
+            ": is another service using it?" if getattr(told, "errno", None) in _TAKEN else "; name another address"
+        )
+        raise SettingsError([f"server.listen: cannot listen on {address} ({told}){remedy}"]) from error
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _refusal(address: str, path: Path | None) -> OSError | None:
+    """Return why the system lets nobody listen on an address, which gRPC says in a log of its own alone."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = [] if path else socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, where = (socket.AF_UNIX, str(path)) if path else (found[0][0], found[0][4])
+        with socket.socket(family) as probe:
+            probe.bind(where)
+    except OSError as error:
+        return error
+    return None
 
 
 def _answers(path: Path) -> bool:

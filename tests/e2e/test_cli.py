@@ -253,7 +253,12 @@ def test_a_table_becomes_references_that_an_index_is_built_from(tmp_path: Path) 
         (["--config", "{}/wrong.toml"], "wrong.toml: cache.threshold"),
         (["--listen", "nowhere"], "server.listen"),
         (["--listen", "unix:"], "server.listen"),
-        (["--listen", "256.1.1.1:1"], "cannot listen on 256.1.1.1:1"),
+        (
+            ["--listen", "256.1.1.1:1"],
+            "cannot listen on 256.1.1.1:1 ([Errno -2] Name or service not known); name another",
+        ),
+        (["--listen", "192.0.2.1:0"], "192.0.2.1:0 ([Errno 99] Cannot assign requested address); name another address"),
+        (["--listen", "unix:{0}"], "([Errno 98] Address already in use): is another service using it?"),
         (["--index", "{}"], "waypost build-index"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from google.protobuf.json_format import Parse
 from waypost.v1 import admin_pb2, types_pb2
 
+from service.client_admin import stats_text
 from tests.conftest import Server
 from tests.e2e.kit import Client, serving
 from tests.e2e.test_cli import done, failed
@@ -22,6 +23,14 @@ scopes = ["shop"]
 name = "trial"
 arms = [{ name = "all", share = 1 }]
 """
+
+
+def test_what_costs_more_than_the_baseline_is_no_saving() -> None:
+    def spent(cost: float) -> str:
+        return stats_text(admin_pb2.GetStatsResponse(cost_usd=cost, baseline_cost_usd=2.0, baseline_model="big"))
+
+    assert "$0.5000; always big $2.0000, 75.0% saved" in spent(0.5)
+    assert "$3.0000; always big $2.0000, 50.0% more" in spent(3.0)
 
 
 def test_a_decision_is_explained_by_its_id(server: Server, client: Client, scope: str) -> None:

@@ -1,14 +1,18 @@
 """Generations: there whole or not at all, and nothing that was changed since is ever loaded."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from index import generation
 from index.build import build_index
 from index.catalogue import Catalogue, parse_catalogue
 from index.encoder import HashEncoder
@@ -18,6 +22,7 @@ from index.generation import (
     current_generation,
     list_generations,
     load_generation,
+    make_folder,
     read_manifest,
     set_current,
     verify_generation,
@@ -116,6 +121,20 @@ def test_a_damaged_file_is_refused_and_named_with_the_remedy(root: Path, name: s
     with pytest.raises(GenerationError, match="waypost build-index") as error:
         load_generation(folder)
     assert name in str(error.value)
+
+
+def test_what_may_not_be_read_or_written_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:  # root may read and write everything
+        patch.setattr(generation, "_sha256", forbidden)
+        with pytest.raises(GenerationError, match=r"cannot be read \(Permission denied\); make it readable, or"):
+            load_generation(current_generation(root))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda _path, _mode: False)
+        with pytest.raises(GenerationError, match="this folder cannot be written; make it writable"):
+            make_folder(root)
 
 
 def test_every_bit_of_the_manifest_that_means_something_is_guarded(root: Path) -> None:
@@ -240,6 +259,18 @@ def test_a_damaged_generation_is_written_anew(root: Path) -> None:
     assert report.generation == folder.name
     assert report.embedded == 20
     assert verify_generation(folder).id == folder.name
+
+
+def test_builds_at_the_same_time_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / ".building-gone").symlink_to(tmp_path / "nowhere")  # as one that is renamed meanwhile
+    catalogue = parse_catalogue(MODELS, "models.toml")
+    for round_ in range(10):
+        references = [Reference(str(i), f"prompt {i} of {round_}", "little") for i in range(3)]
+        with ThreadPoolExecutor(8) as pool:
+            builds = [pool.submit(build_index, references, catalogue, ENCODER, tmp_path / "many") for _ in range(8)]
+            (built,) = {build.result().generation for build in builds}
+        assert load_generation(current_generation(tmp_path / "many")).id == built
 
 
 def test_no_half_written_folder_is_left(root: Path) -> None:
