@@ -180,10 +180,11 @@ class Policy:
         """Let every step know what was planned in the end."""
         if not plan.steps:
             return
-        first, scope, trace = plan.steps[0], decision.request.scope, decision.trace
+        scope, trace = decision.request.scope, decision.trace
         ready = self._ready[generation.id]
-        if self._health.chosen(scope, first.model, time.monotonic()):
-            _note(decision, f"health: {first.model} is tried again")
+        for step in plan.steps[: plan.together]:
+            if self._health.chosen(scope, step.model, time.monotonic()):
+                _note(decision, f"health: {step.model} is tried again")
         if trace.gain is not None and (share := self._share(decision.request, ready)):
             share.follow(trace.gain, strong=trace.lead in ready.compiled.strong)
         if plan.reason is not Reason.PINNED and (key := self._conversation(decision)):
