@@ -304,6 +304,8 @@ class Decider:
         """Take the best of what the limits leave, by the policy."""
         ranking, route = self.policy.choose(decision, *self._known(decision, result, generation))
         plan = shaped(ranking, route, self.policy.team(generation))
+        if ranking.models and not plan.steps:  # no plan of this shape is good enough
+            plan = self.policy.whose(plan, decision.trace)
         if why := describe(plan, route.shape):
             decision.notes += (("choose", why),)
         self.policy.planned(decision, plan, generation)

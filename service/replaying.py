@@ -7,8 +7,9 @@ import asyncio
 import threading
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from index.generation import Generation
 from service.decide import Decider
 from service.errors import InvalidRequest, PreconditionFailed, SettingsError
 from service.learning.journal import Journal
+from service.learning.online import Learner
 from service.learning.replay import Replayed, replan, replay
 from service.policy.compiled import fit
 from service.requests import Decision, Plan
@@ -59,17 +61,20 @@ async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
         generation = await runtime.find(wanted.generation)
     try:
         fallback_model(generation, settings.routing.fallback)
-        fit(settings.policy, generation)
+        await asyncio.to_thread(fit, settings.policy, generation)
     except CatalogueError as error:
         raise InvalidRequest(("settings", f"routing.fallback: {error}")) from error
     except SettingsError as error:
         raise InvalidRequest(("settings", str(error))) from error
+    learner = runtime.decider.learner
+    # A copy of its own: what is learned goes on changing on the event loop.
+    learned = learner.snapshot(settings.learning) if learner is not None and settings.learning.enabled else None
     if not _one_at_a_time.acquire(blocking=False):
         raise PreconditionFailed("REPLAY_UNDER_WAY", "replay", "another replay is under way: try again when it is done")
     stop = threading.Event()
     try:
         work = asyncio.get_running_loop().run_in_executor(
-            None, _work, runtime, _decider(runtime, settings, generation), journal, wanted, stop
+            None, _work, runtime, partial(_decider, runtime, settings, generation, learned), journal, wanted, stop
         )
         return generation.id, await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -107,16 +112,17 @@ def changed(settings: Settings, text: str) -> Settings:
     return settings.model_copy(update=update)
 
 
-def _decider(runtime: Runtime, settings: Settings, generation: Generation) -> Decider:
-    """Return a decider of its own for the replay's thread: what is learned goes on changing on the event loop."""
-    decider = replace(runtime.decider, settings=settings, generation=generation)
+def _decider(runtime: Runtime, settings: Settings, generation: Generation, learned: Learner | None) -> Decider:
+    """Return a decider for the replay alone; it takes a moment, as its policy gets ready for the generation."""
+    decider = replace(runtime.decider, settings=settings, generation=generation, learner=learned)
     decider.policy.like(runtime.decider.policy)
-    if decider.learner is not None:
-        decider.learner = decider.learner.snapshot(settings.learning) if settings.learning.enabled else None
     return decider
 
 
-def _work(runtime: Runtime, decider: Decider, journal: Journal, wanted: Wanted, stop: threading.Event) -> Replayed:
+def _work(
+    runtime: Runtime, make: Callable[[], Decider], journal: Journal, wanted: Wanted, stop: threading.Event
+) -> Replayed:
+    decider = make()
     generation, view = decider.generation, decider.answers.view
     base = decider.base(generation)
     journal.flush()

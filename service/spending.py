@@ -1,6 +1,6 @@
 """What was spent and how good it was, against always calling one model: in all, by scope and by experiment arm.
 
-A plan counts with the cost that was expected of its first step, until a report says what it was. What the baseline
+A plan counts with the cost that was expected of what it starts with, until reports say what it was. What the baseline
 would have cost is estimated alike: for a plan as it was expected for the prompt, corrected by the tokens or the cost
 that a report names; for a cached answer by the catalogue's prices and the answer's length. Kept in memory since the
 start. Called by the edge and the decider; decides nothing.
@@ -87,7 +87,7 @@ class Accounts:
             "waypost_model_seconds", "Reported time of a model call.", ["model"], buckets=_SECONDS, registry=registry
         )
         self._escalations = Counter(
-            "waypost_escalations", "Reports on a later step of a plan than its first.", registry=registry
+            "waypost_escalations", "Reports on a step of a plan after those that it starts with.", registry=registry
         )
         spent = Gauge(
             "waypost_cost_usd", "USD spent since the start: as reported, else as expected.", registry=registry
@@ -116,8 +116,8 @@ class Accounts:
             account.decisions += 1
             account.hits += hit is not None
             account.baseline_usd += cost
-            if first is not None:
-                account.cost_usd += first.cost_usd
+            if plan is not None and first is not None:
+                account.cost_usd += sum(step.cost_usd for step in plan.steps[: plan.together])
                 account.of(first.model).plans += 1
 
     def reported(self, decision: Decision, rating: Rating, catalogue: Catalogue) -> None:
@@ -125,11 +125,11 @@ class Accounts:
         plan = decision.plan
         if not rating.model or plan is None:
             return
-        is_first = bool(plan.steps) and plan.steps[0].model == rating.model
-        planned = plan.steps[0] if is_first else None
-        call, escalated = int(not rating.again), not rating.again and not is_first
+        started = next((step for step in plan.steps[: plan.together] if step.model == rating.model), None)
+        planned = started if started is not None and started is plan.steps[0] else None
+        call, escalated = int(not rating.again), not rating.again and started is None
         paid = rating.cost_usd if rating.cost_usd is not None and rating.new("cost_usd") else 0.0
-        correction = _more_than_counted(decision, rating, planned)
+        correction = _more_than_counted(decision, rating, started)
         baseline = self._correction(decision, rating, planned, catalogue)
         for account in self._accounts(decision):
             account.cost_usd += correction
@@ -187,12 +187,12 @@ class Accounts:
         return next((e for e in estimates if e.model == self.baseline), None)
 
 
-def _more_than_counted(decision: Decision, rating: Rating, planned: Estimate | None) -> float:
-    """Return by how much more a call cost than is counted of it: its plan's first step from the start, others never."""
+def _more_than_counted(decision: Decision, rating: Rating, started: Estimate | None) -> float:
+    """Return by how much more a call cost than is counted of it: from the start, what its plan starts with."""
     first_told = rating.new("cost_usd")
     if rating.again and not first_told:
         return 0.0
-    expected = planned or next((e for e in decision.estimates if e.model == rating.model), None)
+    expected = started or next((e for e in decision.estimates if e.model == rating.model), None)
     assumed = expected.cost_usd if expected is not None else 0.0
-    counted = assumed if planned is not None or rating.again else 0.0
+    counted = assumed if started is not None or rating.again else 0.0
     return (rating.cost_usd if first_told and rating.cost_usd is not None else assumed) - counted

@@ -1,5 +1,6 @@
 """The plots of a report. The only module that imports matplotlib, and only when a plot is drawn."""
 
+import math
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +13,7 @@ from service.evaluation.policies import CATEGORY, LENGTH, ORACLE, RANDOM, ROUTER
 
 _Box = tuple[float, float, float, float]
 _DPI: Final = 150
+_NORMAL_95: Final = 1.96
 _BETWEEN: Final = 24  # points drawn between two of a curve
 _WIDE: Final = 5
 _LETTER, _LINE = 4.6, 9.0  # width and height of a letter of a name, in points
@@ -141,6 +143,8 @@ def _reliability(part: Part) -> Any:
     axes.bar(expected, shares, width=0.03, color="#0072B2", alpha=0.25, label="share of the prompts", zorder=1)
     error = part.policies[ROUTER]["calibration_error"]
     axes.plot(expected, actual, "o-", label=f"router: off by {error:.3f} on average", **_STYLES[ROUTER])
+    low, high = zip(*(_chance(a, share * part.rows) for a, share in zip(actual, shares, strict=True)), strict=True)
+    axes.vlines(expected, low, high, color=_STYLES[ROUTER]["color"], linewidth=1.2, label="95 % interval")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("expected quality of the chosen model")
@@ -148,6 +152,14 @@ def _reliability(part: Part) -> Any:
     axes.set_title(f"Calibration, {part.rows:,} held-out prompts", fontsize=11)
     legend(axes)
     return figure
+
+
+def _chance(mean: float, count: float) -> tuple[float, float]:
+    """Return the 95 % interval (Wilson) of a mean of so many outcomes of 0 or 1; of others it is narrower."""
+    square = _NORMAL_95**2 / max(count, 1.0)
+    middle = (mean + square / 2) / (1 + square)
+    half = math.sqrt(max(mean * (1 - mean), 0.0) * square + square**2 / 4) / (1 + square)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def figure_with_axes() -> tuple[Any, Any]:

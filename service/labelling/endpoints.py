@@ -4,6 +4,7 @@ Keys are read from the environment, by the names that the file gives, and are in
 """
 
 import asyncio
+import math
 import os
 import random
 import sys
@@ -216,7 +217,13 @@ class Caller:
             raise EndpointRefused(f"{priced.model}: {url} answers HTTP {response.status_code}: {hint}")
         if response.status_code != 200:  # noqa: PLR2004 - OK
             raise CallFailed(f"{priced.model}: HTTP {response.status_code}: {response.text[:200]}")
-        return _read(priced, response, time.perf_counter() - started)
+        return _read(priced, response, sum(len(m["content"]) for m in asked), time.perf_counter() - started)
+
+
+def _tokens(said: Any, characters: int) -> int:
+    """Return a count of tokens as an endpoint says it, or about what so many characters have."""
+    count = int(said) if said is not None else 0
+    return count if count > 0 else math.ceil(characters / 4)
 
 
 class _Later(Exception):  # noqa: N818 - not an error yet
@@ -234,17 +241,18 @@ def _after(header: str) -> float:
         return 0.0
 
 
-def _read(priced: Priced, response: Any, latency_s: float) -> Answered:
+def _read(priced: Priced, response: Any, asked: int, latency_s: float) -> Answered:
+    """Return the answer of a response to so many characters; what it does not say of tokens is taken from texts."""
     try:
         body = response.json()
         choice = body["choices"][0]
         content = choice["message"]["content"] or ""
         usage = body.get("usage") or {}
-        read = int(usage.get("prompt_tokens") or 0)
-        written = int(usage.get("completion_tokens") or len(content) / 4)
+        read = _tokens(usage.get("prompt_tokens"), asked)
+        written = _tokens(usage.get("completion_tokens"), len(content))
         if not isinstance(content, str):
             raise TypeError("content is no text")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise CallFailed(f"{priced.model}: an answer that is no chat completion: {error!r}") from None
     finish = str(choice.get("finish_reason") or "")
     return Answered(content, finish, read, written, priced.cost(read, written), latency_s)

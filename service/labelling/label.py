@@ -35,9 +35,17 @@ class _Budget:
     limit: float
     spent: float
     reserved: float = 0.0
+    under_way: int = 0
 
     def takes(self, most: float) -> bool:
         return self.spent + self.reserved + most <= self.limit
+
+    def reserve(self, most: float) -> None:
+        self.reserved, self.under_way = self.reserved + most, self.under_way + 1
+
+    def release(self, most: float) -> None:
+        self.under_way -= 1
+        self.reserved = self.reserved - most if self.under_way else 0.0
 
 
 class _Work:
@@ -51,6 +59,7 @@ class _Work:
         self.budget = _Budget(budget_usd, results.spent)
         self.done = Labelled()
         self._in_a_row: dict[str, int] = {}
+        self._room = asyncio.Condition()
 
     async def one(self, prompt: Unlabelled, priced: Priced) -> None:
         """Have one prompt answered by one model, unless it was, and the answer scored."""
@@ -108,15 +117,19 @@ class _Work:
 
     async def _paid(self, priced: Priced, messages: Sequence[Message]) -> Answered:
         most = priced.most(messages)
-        if not self.budget.takes(most):
-            raise _OverBudget
-        self.budget.reserved += most
+        async with self._room:  # calls under way cost less than is reserved for them
+            await self._room.wait_for(lambda: self.budget.takes(most) or not self.budget.under_way)
+            if not self.budget.takes(most):
+                raise _OverBudget
+            self.budget.reserve(most)
         try:
             answered = await self.caller.call(priced, messages)
             self.budget.spent += answered.cost_usd
             return answered
         finally:
-            self.budget.reserved -= most
+            self.budget.release(most)
+            async with self._room:
+                self._room.notify_all()
 
     def goes_on(self, priced: Priced) -> bool:
         """Return whether asking this model makes sense."""

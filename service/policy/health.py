@@ -73,7 +73,7 @@ class Health:
             circuit = self._circuits[scope, model] = Circuit(deque(maxlen=self.settings.window))
         failed = outcome in _FAILURES or self._slow(circuit, latency)
         circuit.results.append(failed)
-        if circuit.trial:
+        if circuit.trial or 0 < circuit.until <= now:  # half open, and called as a later step of a plan
             self._tried(scope, model, circuit, now, failed=failed)
         elif circuit.until:  # of a call that was under way when it opened: nothing new
             return

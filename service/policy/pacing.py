@@ -49,12 +49,14 @@ class StrongShare:
 
     @property
     def threshold(self) -> float:
-        """What a gain must reach now."""
+        """What a gain must reach now: infinite where the share leaves nothing to weigh."""
+        if not 0 < self.target < 1:
+            return -math.inf if self.target else math.inf
         return self._began + _STEP * self._spread * self._excess
 
     def strong(self, gain: float) -> bool:
         """Return whether a gain is worth a strong model."""
-        return gain >= self.threshold if 0 < self.target < 1 else bool(self.target)
+        return gain >= self.threshold
 
     def follow(self, gain: float, *, strong: bool) -> None:
         """Take in a gain, and what was decided in the end."""

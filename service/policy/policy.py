@@ -10,7 +10,7 @@ with what callers report.
 import time
 from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from index.generation import Generation
 from service.learning.journal import Rating
@@ -33,6 +33,7 @@ from service.settings import ReviewSettings, RoutingSettings
 
 _KEPT: Final = 3
 
+Nothing = TypeVar("Nothing", Ranking, Plan)
 Keep = Callable[[str, str, Any], None]
 """Takes kind, key and value, to keep it across restarts; None: no longer."""
 
@@ -137,7 +138,7 @@ class Policy:
         trace, avoided = decision.trace, self._avoided(decision)
         ranking, route = self._rank(request, known, generation, tokens, avoided)
         if not ranking.models:
-            return _whose(ranking, trace), route
+            return self.whose(ranking, trace), route
         if budget is not None and request.route.willingness_to_pay is None:
             spent, price = budget.state.usd, route.willingness_to_pay
             _note(decision, f"budget: {spent:.2f} USD spent, a point of quality is worth {price:.3g} USD")
@@ -170,20 +171,29 @@ class Policy:
             known = replace(known, estimates=alike(known.estimates, ready.groups))
         ranking, route = self._rank(request, known, generation, tokens)
         if not ranking.models:
-            return _whose(ranking, trace), route
+            return self.whose(ranking, trace), route
         share = self._share(request, ready)
         if share is not None and ranking.reason is not Reason.PINNED:
             ranking, _, _ = by_share(ranking, share, ready.compiled.strong)
         return (_placed(ranking, decision, ready) if ready.groups else ranking), route
 
+    @staticmethod
+    def whose(nothing: Nothing, trace: Trace) -> Nothing:
+        """Return a ranking or plan of no models that also says whose limits these are."""
+        ours = [f"the rules in force: {trace.rule}"] if trace.rule else []
+        ours += [f"the experiment's arm {trace.arm}"] if trace.arm and not trace.shadow else []
+        said = tuple(f"some of these limits are those of {one}" for one in ours)
+        return replace(nothing, infeasible=nothing.infeasible + said)
+
     def planned(self, decision: Decision, plan: Plan, generation: Generation) -> None:
         """Let every step know what was planned in the end."""
         if not plan.steps:
             return
-        first, scope, trace = plan.steps[0], decision.request.scope, decision.trace
+        scope, trace = decision.request.scope, decision.trace
         ready = self._ready[generation.id]
-        if self._health.chosen(scope, first.model, time.monotonic()):
-            _note(decision, f"health: {first.model} is tried again")
+        for step in plan.steps[: plan.together]:
+            if self._health.chosen(scope, step.model, time.monotonic()):
+                _note(decision, f"health: {step.model} is tried again")
         if trace.gain is not None and (share := self._share(decision.request, ready)):
             share.follow(trace.gain, strong=trace.lead in ready.compiled.strong)
         if plan.reason is not Reason.PINNED and (key := self._conversation(decision)):
@@ -346,14 +356,6 @@ class Policy:
 def _placed(ranking: Ranking, decision: Decision, ready: Ready) -> Ranking:
     """Return the ranking with one place of each model."""
     return spread(ranking, ready.groups, fraction("deployment", decision.request.route.unit or decision.id))
-
-
-def _whose(ranking: Ranking, trace: Trace) -> Ranking:
-    """Return an empty ranking that says whose limits these are."""
-    ours = [f"the rules in force: {trace.rule}"] if trace.rule else []
-    ours += [f"the experiment's arm {trace.arm}"] if trace.arm and not trace.shadow else []
-    said = tuple(f"some of these limits are those of {one}" for one in ours)
-    return replace(ranking, infeasible=ranking.infeasible + said)
 
 
 def _note(decision: Decision, note: str) -> None:

@@ -64,6 +64,14 @@ def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
     assert not health.avoided("s", 10)
 
 
+@pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.ERROR])
+def test_a_later_step_is_as_good_a_trial_once_the_time_is_over(outcome: Outcome) -> None:
+    health = Health(FAST)
+    failing(health)
+    health.reported("s", "m", outcome, None, 10)
+    assert bool(health.avoided("s", 11)) == (outcome is Outcome.ERROR), "no plan began with it, and yet it is known"
+
+
 def test_successes_among_failures_keep_it_closed() -> None:
     health = Health(FAST)
     for i in range(60):

@@ -173,6 +173,17 @@ async def test_a_share_of_strong_models_is_followed(root: Path) -> None:
         assert own.plan.steps[0].model == "small-1", "the request's own price holds"
 
 
+@pytest.mark.parametrize(("share", "model", "why"), [(0, "medium-1", "is below"), (1, "large-1", "reaches")])
+async def test_a_share_of_all_or_nothing_is_explained_truly(root: Path, share: int, model: str, why: str) -> None:
+    policy = {"target_strong_share": share, "strong": ["large"]}
+    async with running(root, **EVERYTHING, policy=policy) as service:
+        for text in (EASY, HARD, MIXED):
+            decision = await service.decide(text, explain=True, route=types_pb2.RouteControl(deny_models=["small"]))
+            assert decision.plan.steps[0].model == model
+            (note,) = (n.note for n in decision.explanation.notes if n.note.startswith("share: "))
+            assert note.endswith(f"of a strong model {why} the threshold {'-' * share}inf")
+
+
 async def test_a_budget_that_is_spent_leaves_the_cheapest_and_counts_reports(root: Path) -> None:
     policy = {"scopes": {"shop": {"monthly_budget_usd": 1.0}}}
     async with running(root, **EVERYTHING, policy=policy) as service:

@@ -57,10 +57,16 @@ async def test_a_conversation_and_a_place_change_nothing_either(tmp_path: Path) 
         assert await changed(service, *talk, conversation_id="c") == 0
 
 
-async def test_limits_of_an_arm_are_told_where_they_leave_nothing(tmp_path: Path) -> None:
+async def test_limits_of_an_arm_or_a_rule_are_told_where_they_leave_nothing(tmp_path: Path) -> None:
     build(tmp_path, REFERENCES, TIERED)
     arms = {"experiments": [{"name": "cheap", "arms": [{"name": "free", "share": 1, "max_cost_usd": 0}]}]}
     async with running(tmp_path, policy=arms) as service:
         plan = (await service.decide("prove the hard theorem")).plan
         assert not plan.steps
         assert "some of these limits are those of the experiment's arm cheap/free" in plan.infeasible
+    strict = {"rules": [{"name": "perfect", "min_quality": 1}]}
+    for shape in (types_pb2.PLAN_SHAPE_CASCADE, types_pb2.PLAN_SHAPE_SPECULATIVE, types_pb2.PLAN_SHAPE_ENSEMBLE):
+        async with running(tmp_path, policy=strict) as service:
+            plan = (await service.decide("prove a theorem", route=types_pb2.RouteControl(shape=shape))).plan
+            assert plan.infeasible[0].startswith("min_quality 1: the best ")
+            assert plan.infeasible[1] == "some of these limits are those of the rules in force: perfect"

@@ -272,6 +272,37 @@ async def test_nothing_is_begun_that_might_overrun_the_budget(tmp_path: Path, pr
     assert (await job.run(budget=1.0)).left == 0
 
 
+async def test_a_budget_is_used_up_though_calls_under_way_reserve_more_than_they_cost(
+    tmp_path: Path, provider: Provider
+) -> None:
+    provider.delay_s = 0.01
+    job = Job(tmp_path, provider, more="concurrency = 4\n")
+    small, large = read_endpoints(job.endpoints, catalogue(), {"TEST_KEY": "sesame"})[0]
+    question = read_prompts([job.prompts])[0].messages
+    paid = 8 * (small.cost(100, 10) + large.cost(100, 10))
+    done = await job.run(budget=paid + large.most(question))
+    assert (done.scored, done.stopped, done.left) == (16, "", 0)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -5, "completion_tokens": -7}, {"prompt_tokens": None}])
+async def test_tokens_that_an_endpoint_does_not_tell_are_taken_from_the_texts(
+    tmp_path: Path, provider: Provider, usage: object
+) -> None:
+    body = completion("It is 4.") | {"usage": usage}
+    provider.always = {name: lambda handler: reply(handler, 200, body) for name in ("small", "large")}
+    await Job(tmp_path, provider).run()
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    counts = {(row["input_tokens"], row["output_tokens"]) for row in rows if "input_tokens" in row}
+    assert counts == {(5, 2)}
+    assert all(row["cost_usd"] >= 0 for row in rows)
+
+
+async def test_a_count_of_tokens_that_is_no_number_is_a_failure(tmp_path: Path, provider: Provider) -> None:
+    body = completion("It is 4.") | {"usage": {"prompt_tokens": float("inf")}}
+    provider.faults["small"] = [lambda handler: reply(handler, 200, body)]
+    assert (await Job(tmp_path, provider).run()).failed == 1
+
+
 async def test_no_more_calls_at_a_time_than_an_endpoint_allows(tmp_path: Path, provider: Provider) -> None:
     provider.delay_s = 0.02
     job = Job(tmp_path, provider, more="concurrency = 2\n")

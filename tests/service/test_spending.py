@@ -9,7 +9,8 @@ from prometheus_client import generate_latest
 from waypost.v1 import admin_pb2, types_pb2
 
 from index.errors import CatalogueError
-from tests.service.kit import Service, running
+from index.records import Reference
+from tests.service.kit import Service, build, running
 
 LARGE: dict[str, Any] = {"stats": {"baseline": "large"}}
 
@@ -108,3 +109,19 @@ async def test_a_baseline_that_is_no_model_is_refused_at_the_start(tmp_path: Pat
     with pytest.raises(CatalogueError, match="smal"):
         async with running(tmp_path, stats={"baseline": "smal"}):
             pass
+
+
+async def test_what_a_plan_starts_together_is_expected_to_be_paid_and_is_no_escalation(tmp_path: Path) -> None:
+    alike = dict.fromkeys(("small-1", "medium-1", "large-1"), 0.8)
+    build(tmp_path, [Reference(f"r{i}", f"question {i}", scores=alike) for i in range(20)])
+    async with running(tmp_path, cache={"enabled": False}, **LARGE) as service:
+        vote = types_pb2.RouteControl(shape=types_pb2.PLAN_SHAPE_ENSEMBLE)
+        made = await service.decide("question 5", route=vote)
+        steps = made.plan.steps
+        assert [step.with_previous for step in steps] == [False, True, True]
+        assert (await stats(service)).cost_usd == pytest.approx(sum(step.cost_usd for step in steps))
+        for step in steps:
+            await service.report(made, fill_token="", model=step.model, usage=types_pb2.Usage(cost_usd=0.5))
+        found = await stats(service)
+        assert found.cost_usd == pytest.approx(1.5)
+        assert found.escalations == 0

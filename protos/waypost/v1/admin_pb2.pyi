@@ -340,7 +340,7 @@ class GetStatsResponse(_message.Message):
     baseline_model: _builtins.str
     """The baseline, a setting."""
     escalations: _builtins.int
-    """Reports on a later step of a plan than its first."""
+    """Reports on a step of a plan after those that it starts with: its first, and those `with_previous`."""
     reviews: _builtins.int
     """Answers reviewed."""
     reviews_escalated: _builtins.int
