@@ -82,7 +82,8 @@ class Answers:
             except StoreError as error:  # a model can answer in its place
                 self._complain(entry, error)
                 return None
-            answer = record if isinstance(record, Answer) else None
+            # What is just becoming another wording of some answer has no text of its own any more.
+            answer = record if isinstance(record, Answer) and not record.wording_of else None
             if answer is not None and _size(answer) <= _RECENT_BYTES:
                 self._recent[entry.row] = answer
         return answer
@@ -270,10 +271,11 @@ class Answers:
         for key, record in merged.items():
             if isinstance(record, Answer) and record.wording_of:
                 said = RecordKey(Kind.ANSWER, key.scope, record.wording_of)
+                entry = self.view.by_id(key.scope, said.id)
                 # It was confirmed for the answer as it was, not for what comes in its place at the same time.
-                if said in merged or self.view.by_id(key.scope, said.id) is None:
+                if said in merged or entry is None or entry.wording_of:
                     gone.append(key)
-            elif key.kind is Kind.ANSWER:
+            if key.kind is Kind.ANSWER:
                 there = (RecordKey(Kind.ANSWER, key.scope, one) for one in self.view.wordings(key.scope, key.id))
                 gone += [one for one in there if merged.get(one) is None]
         return gone

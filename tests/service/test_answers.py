@@ -291,6 +291,33 @@ async def test_a_wording_does_not_outlive_the_answer_it_was_confirmed_for() -> N
         assert not store.get(Kind.ANSWER, "a", ("wording",))
 
 
+async def test_what_becomes_a_wording_takes_its_own_wordings_with_it() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        for name in ("first", "second"):
+            await answers.put(answer(name, f"the {name}"))
+        await answers.put(replace(answer("wording"), wording_of="second"))
+        await answers.put(replace(answer("second"), wording_of="first"))
+        assert fetched(answers, "second") == "the first"
+        assert answers.view.by_id("a", "wording") is None
+        # Nor does a wording come to be one of a wording.
+        await answers.put(replace(answer("wording"), wording_of="second"))
+        assert answers.view.by_id("a", "wording") is None
+        assert not store.get(Kind.ANSWER, "a", ("wording",))
+
+
+async def test_an_answer_that_becomes_a_wording_is_never_served_without_text() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        for name in ("first", "second"):
+            await answers.put(answer(name, f"the {name}"))
+        entry = answers.view.by_id("a", "second")
+        assert entry is not None
+        # As between the store's write and the view's.
+        store.write([replace(answer("second"), wording_of="first")])
+        assert answers.fetch(entry) is None
+
+
 async def test_what_leaves_room_makes_nobody_go() -> None:
     store = SlowStore()
     async with opened(store, 3) as answers:
