@@ -68,6 +68,7 @@ class Answers:
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
         self._said = (-math.inf, 0)  # when a line about one was logged, and how many there had been by then
+        self._hidden: set[RecordKey] = set()  # served no more, but not yet removed
         self._jobs: list[_Job] = []
         self._writer: asyncio.Task[None] | None = None
         self._tender = asyncio.get_running_loop().create_task(self._tend())
@@ -163,6 +164,23 @@ class Answers:
         if keys:
             await self._write([], keys)
 
+    async def quarantine(self, key: RecordKey) -> None:
+        """Remove an answer that is wrong. Where it cannot be written now it is served no more all the same.
+
+        Raises:
+            StoreError: it is still stored, and is removed as soon as that can be written.
+        """
+        try:
+            await self.remove([key])
+        except StoreError:
+            keys = [key, *self._wordings({key: None})]
+            before = self.capacity.known(keys)
+            self._let_go(keys)
+            self.view.apply(Change(0, one, None) for one in keys)
+            self.capacity.changed(before, 0)
+            self._hidden.update(keys)
+            raise
+
     async def remove_entries(self, entries: Sequence[Entry]) -> None:
         """Remove just these answers durably: what has taken the place of one meanwhile stays."""
         rows = {RecordKey(Kind.ANSWER, entry.scope, entry.id): entry.row for entry in entries}
@@ -175,7 +193,10 @@ class Answers:
             await self._write([], list(rows), still)
 
     async def sweep(self) -> None:
-        """Remove what has expired, unless it is renewed meanwhile."""
+        """Remove what has expired, unless it is renewed meanwhile, and what could not be removed when it was wrong."""
+        if hidden := list(self._hidden):
+            await self._write([], hidden, still=lambda key: self.view.by_id(key.scope, key.id) is None)
+            self._hidden.difference_update(hidden)
         if expired := self.view.expired(self.clock.now(), lambda s: self._settings.of(s).stale_s)[:_SWEEP_AT_ONCE]:
             await self._write([], expired, still=self._lapsed)
 
