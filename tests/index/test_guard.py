@@ -150,6 +150,7 @@ def refused(one: str, other: str) -> tuple[str, ...]:
         ("terms_differ", "What is src/main.rs for?", "What is src/lib.rs for?"),
         ("terms_differ", "What is 10:00 UTC+5?", "What is 10:00 UTC-5?"),
         ("terms_differ", "Explain !x", "Explain x"),
+        ("units_differ", "Is a 5 mW laser safe?", "Is a 5 MW laser safe?"),
         ("order_differs", "Raise the price by 10%", "Raise the price to 10%"),
         ("opposite", "How do I pin a tab?", "How do I unpin a tab?"),
     ],
