@@ -118,6 +118,8 @@ def plain(text: str) -> tuple[str, bool]:
     """Return the text in characters that say the same in one way, and whether it was cut."""
     cut = len(text) > LONGEST
     text = text[:LONGEST]
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "free" in text:
         text = _FREE_OF.sub(" without", text)
     if "nited" in text:

@@ -300,6 +300,7 @@ def test_differences_are_the_same_both_ways(one: str, other: str) -> None:
 @given(texts)
 @example("0\r<")
 @example("{\x85 \r\n }")
+@example("0\rA")
 def test_canonical_text_says_the_same(text: str) -> None:
     if len(text) < LONGEST and len(canonical(text)) < LONGEST:
         assert differences(prepare(text), prepare(canonical(text))) == ()
