@@ -93,8 +93,11 @@ _COMPOUND: Final = re.compile(rf"(rs|inr|usd|eur|gbp)(\d+)|v(\d[\d.\-]*)|(\d+)([
 _STANDING_ALONE: Final = frozenset("$&*#@?!+")
 _EACH: Final = frozenset(("a", "per", "each", "every", "one"))
 _COUNTRIES: Final = {"US": "usa", "U.S": "usa", "U.S.A": "usa", "U.K": "uk"}  # "us" is another word
-# Where capitals tell bits from bytes.
-_BITS: Final = {"Mb": "megabit", "Gb": "gigabit", "MBps": "megabyteps"}
+# Where capitals tell bits from bytes, and thousandths from millions.
+_BITS: Final = {
+    "Mb": "megabit", "Gb": "gigabit", "MBps": "megabyteps",
+    "mW": "milliwatt", "mHz": "millihertz", "mPa": "millipascal",
+}  # fmt: skip
 _RARE: Final = 0.9  # of a weight: rank 5,000, where in a title a word is more often a name than not
 _ENDS: Final = frozenset(".?!\n")
 _CLITICS: Final = {"d": "would", "ll": "will", "ve": "have", "re": "are", "m": "am"}
@@ -115,6 +118,8 @@ def plain(text: str) -> tuple[str, bool]:
     """Return the text in characters that say the same in one way, and whether it was cut."""
     cut = len(text) > LONGEST
     text = text[:LONGEST]
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "free" in text:
         text = _FREE_OF.sub(" without", text)
     if "nited" in text:

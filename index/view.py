@@ -339,7 +339,7 @@ class View:
         )
         if answer.wording_of:
             said = scope.by_id.get(answer.wording_of)
-            if said is None:  # without its answer there is nothing to serve
+            if said is None or said.wording_of:  # without its answer there is nothing to serve
                 return None, 0
             entry = replace(
                 said,

@@ -68,6 +68,7 @@ class Answers:
         self._recent: LRUCache[int, Answer] = LRUCache(_RECENT_BYTES, getsizeof=_size)
         self.unreadable = 0
         self._said = (-math.inf, 0)  # when a line about one was logged, and how many there had been by then
+        self._hidden: set[RecordKey] = set()  # served no more, but not yet removed
         self._jobs: list[_Job] = []
         self._writer: asyncio.Task[None] | None = None
         self._tender = asyncio.get_running_loop().create_task(self._tend())
@@ -82,7 +83,8 @@ class Answers:
             except StoreError as error:  # a model can answer in its place
                 self._complain(entry, error)
                 return None
-            answer = record if isinstance(record, Answer) else None
+            # What is just becoming another wording of some answer has no text of its own any more.
+            answer = record if isinstance(record, Answer) and not record.wording_of else None
             if answer is not None and _size(answer) <= _RECENT_BYTES:
                 self._recent[entry.row] = answer
         return answer
@@ -162,6 +164,23 @@ class Answers:
         if keys:
             await self._write([], keys)
 
+    async def quarantine(self, key: RecordKey) -> None:
+        """Remove an answer that is wrong. Where it cannot be written now it is served no more all the same.
+
+        Raises:
+            StoreError: it is still stored, and is removed as soon as that can be written.
+        """
+        try:
+            await self.remove([key])
+        except StoreError:
+            keys = [key, *self._wordings({key: None})]
+            before = self.capacity.known(keys)
+            self._let_go(keys)
+            self.view.apply(Change(0, one, None) for one in keys)
+            self.capacity.changed(before, 0)
+            self._hidden.update(keys)
+            raise
+
     async def remove_entries(self, entries: Sequence[Entry]) -> None:
         """Remove just these answers durably: what has taken the place of one meanwhile stays."""
         rows = {RecordKey(Kind.ANSWER, entry.scope, entry.id): entry.row for entry in entries}
@@ -174,7 +193,10 @@ class Answers:
             await self._write([], list(rows), still)
 
     async def sweep(self) -> None:
-        """Remove what has expired, unless it is renewed meanwhile."""
+        """Remove what has expired, unless it is renewed meanwhile, and what could not be removed when it was wrong."""
+        if hidden := list(self._hidden):
+            await self._write([], hidden, still=lambda key: self.view.by_id(key.scope, key.id) is None)
+            self._hidden.difference_update(hidden)
         if expired := self.view.expired(self.clock.now(), lambda s: self._settings.of(s).stale_s)[:_SWEEP_AT_ONCE]:
             await self._write([], expired, still=self._lapsed)
 
@@ -270,10 +292,11 @@ class Answers:
         for key, record in merged.items():
             if isinstance(record, Answer) and record.wording_of:
                 said = RecordKey(Kind.ANSWER, key.scope, record.wording_of)
+                entry = self.view.by_id(key.scope, said.id)
                 # It was confirmed for the answer as it was, not for what comes in its place at the same time.
-                if said in merged or self.view.by_id(key.scope, said.id) is None:
+                if said in merged or entry is None or entry.wording_of:
                     gone.append(key)
-            elif key.kind is Kind.ANSWER:
+            if key.kind is Kind.ANSWER:
                 there = (RecordKey(Kind.ANSWER, key.scope, one) for one in self.view.wordings(key.scope, key.id))
                 gone += [one for one in there if merged.get(one) is None]
         return gone

@@ -92,9 +92,10 @@ class Lessons:
         return Confirmed(trial.entry, sure=left <= trial.budget)
 
     def complain(self, decision: Decision) -> None:
-        """Learn that what was served was wrong."""
-        if decision.hit is None:
+        """Learn that what was served was wrong; of one decision only once, however often it is said."""
+        if decision.hit is None or decision.complained:
             return
+        decision.complained = True
         trial = None if decision.taught else decision.trial
         decision.taught = True
         request = decision.request

@@ -159,7 +159,7 @@ async def _take_back(decision: Decision, what: Report, answers: Answers, lessons
         if entry is None or entry.model != what.model:
             return 0
         key = RecordKey(Kind.ANSWER, entry.scope, entry.id)
-    await answers.remove([key])
+    await answers.quarantine(key)
     return 1
 
 

@@ -411,7 +411,7 @@ class Decision:
     `request` is as the policy would have it; how that came about is in `trace`. Exactly one of `hit` and `plan` is
     set. A `fill_token` lets the answer be stored, once, until `lease_until` (seconds, monotonic). `expected` are
     the estimates before anything that reports taught, `heard` what was reported of which model. `taught` tells whether
-    there was a verdict on the `trial`.
+    there was a verdict on the `trial`, `complained` whether the hit was reported as wrong.
     """
 
     id: str
@@ -426,6 +426,7 @@ class Decision:
     judged: tuple[Judged, ...] = ()
     trial: Trial | None = None
     taught: bool = False
+    complained: bool = False
     estimates: tuple[Estimate, ...] = ()
     expected: tuple[Estimate, ...] = ()
     voters: Voters | None = None

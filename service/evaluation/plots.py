@@ -193,8 +193,8 @@ def _scale(axes: Any, costs: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def percent(decimals: int = 0) -> Any:
-    """Return what writes shares as percent."""
+def percent(decimals: int | None = None) -> Any:
+    """Return what writes shares as percent; None: with as many decimals as it takes."""
     from matplotlib.ticker import PercentFormatter
 
     return PercentFormatter(1.0, decimals=decimals)

@@ -147,6 +147,10 @@ def test_a_full_disk_is_a_clear_error_and_goes_on_serving_what_is_there(starter_
         assert re.search("make room on the disk", refused.text)
         assert client.decide(prompt, "shop").WhichOneof("outcome") == "plan"
         served(client, stored, text)
+        wrong = client.decide(stored.pop(0), "shop")
+        told = refusal(lambda: client.report(wrong, "", answer_wrong=True, model="", outcome=0, fill_token=""))
+        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert client.decide("What is number 0?", "shop").WhichOneof("outcome") == "plan", "wrong, and served no more"
         subprocess.run(["/bin/mount", "-o", "remount,size=50m", small_disk], check=True)
         assert client.report(decision, "at last").stored, "the token stays good"
         client.close()

@@ -150,6 +150,7 @@ def refused(one: str, other: str) -> tuple[str, ...]:
         ("terms_differ", "What is src/main.rs for?", "What is src/lib.rs for?"),
         ("terms_differ", "What is 10:00 UTC+5?", "What is 10:00 UTC-5?"),
         ("terms_differ", "Explain !x", "Explain x"),
+        ("units_differ", "Is a 5 mW laser safe?", "Is a 5 MW laser safe?"),
         ("order_differs", "Raise the price by 10%", "Raise the price to 10%"),
         ("opposite", "How do I pin a tab?", "How do I unpin a tab?"),
     ],
@@ -299,6 +300,7 @@ def test_differences_are_the_same_both_ways(one: str, other: str) -> None:
 @given(texts)
 @example("0\r<")
 @example("{\x85 \r\n }")
+@example("0\rA")
 def test_canonical_text_says_the_same(text: str) -> None:
     if len(text) < LONGEST and len(canonical(text)) < LONGEST:
         assert differences(prepare(text), prepare(canonical(text))) == ()

@@ -291,6 +291,59 @@ async def test_a_wording_does_not_outlive_the_answer_it_was_confirmed_for() -> N
         assert not store.get(Kind.ANSWER, "a", ("wording",))
 
 
+async def test_what_becomes_a_wording_takes_its_own_wordings_with_it() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        for name in ("first", "second"):
+            await answers.put(answer(name, f"the {name}"))
+        await answers.put(replace(answer("wording"), wording_of="second"))
+        await answers.put(replace(answer("second"), wording_of="first"))
+        assert fetched(answers, "second") == "the first"
+        assert answers.view.by_id("a", "wording") is None
+        # Nor does a wording come to be one of a wording.
+        await answers.put(replace(answer("wording"), wording_of="second"))
+        assert answers.view.by_id("a", "wording") is None
+        assert not store.get(Kind.ANSWER, "a", ("wording",))
+
+
+async def test_what_is_wrong_is_served_no_more_though_the_disk_is_full_and_goes_when_it_is_not() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        await answers.put(answer("said", "wrong"))
+        await answers.put(replace(answer("wording"), wording_of="said"))
+        store.failures = [StoreFullError("full")]
+        with pytest.raises(StoreFullError):
+            await answers.quarantine(key("said"))
+        assert not answers.view.entries("a")
+        assert store.get(Kind.ANSWER, "a", ("said",))
+        await answers.sweep()
+        assert not store.get(Kind.ANSWER, "a", ("said", "wording"))
+
+
+async def test_what_is_put_right_while_the_wrong_one_waits_for_its_removal_stays() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        await answers.put(answer("said", "wrong"))
+        store.failures = [StoreFullError("full")]
+        with pytest.raises(StoreFullError):
+            await answers.quarantine(key("said"))
+        await answers.put(answer("said", "right"))
+        await answers.sweep()
+        assert fetched(answers, "said") == "right"
+
+
+async def test_an_answer_that_becomes_a_wording_is_never_served_without_text() -> None:
+    store = SlowStore()
+    async with opened(store) as answers:
+        for name in ("first", "second"):
+            await answers.put(answer(name, f"the {name}"))
+        entry = answers.view.by_id("a", "second")
+        assert entry is not None
+        # As between the store's write and the view's.
+        store.write([replace(answer("second"), wording_of="first")])
+        assert answers.fetch(entry) is None
+
+
 async def test_what_leaves_room_makes_nobody_go() -> None:
     store = SlowStore()
     async with opened(store, 3) as answers:

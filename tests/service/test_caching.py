@@ -16,6 +16,7 @@ from service.evaluation.caching import Evaluation, Report, run, to_text, write
 from service.evaluation.caching.figures import WrongHit
 from service.evaluation.caching.fixed import Calls, Nearest, above, best_within, every_threshold, exact_only, play
 from service.evaluation.caching.player import Passed
+from service.evaluation.caching.report import explained
 from service.settings import Settings, load_settings
 from tests.conftest import SHARED_DATA, Server, run_waypost
 from tests.e2e.kit import NO_BUDGET, Client
@@ -173,8 +174,13 @@ def test_a_wrong_hit_is_shown_beside_what_it_was_taken_for_with_why_it_passed(tm
     assert exact.passed is None
     text = to_text(report)
     assert "got       change" in text
-    assert "guard     no difference found: too_long" in text
+    assert "guard     no check found a difference: too_long" in text
     assert "exact     the same words" in text
+
+
+def test_a_check_that_was_outweighed_is_named() -> None:
+    passed = Passed("", 0.1, 0.9, {}, {}, 0.05, "numbers_differ")
+    assert explained(passed, 0.01)[0] == ("guard", "numbers_differ is outweighed by this scope's verdicts")
 
 
 def test_a_near_miss_is_counted_by_the_check_that_refused_it(tmp_path: Path) -> None:

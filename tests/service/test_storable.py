@@ -252,7 +252,7 @@ def test_a_lifetime_is_the_caller_s_or_the_shortest_setting_less_some_jitter() -
         ttl_s=1_000,
         ttl_jitter=0.2,
         categories={"news": CategorySettings(ttl_s=100), "maths": CategorySettings(ttl_s=0)},
-        scopes={"brief": ScopeSettings(ttl_s=10), "for ever": ScopeSettings(ttl_s=0)},
+        scopes={"brief": ScopeSettings(ttl_s=10), "for-ever": ScopeSettings(ttl_s=0)},
     )
     assert expiry(5.0, 60.0, settings, "news") == 65.0
     for scope, of_category, longest in [
@@ -261,13 +261,13 @@ def test_a_lifetime_is_the_caller_s_or_the_shortest_setting_less_some_jitter() -
         ("a", "news", 100),
         ("a", "maths", 1_000),
         ("brief", "news", 10),
-        ("for ever", "news", 100),
+        ("for-ever", "news", 100),
     ]:
         found = {expiry(0.0, None, settings.of(scope), of_category) for _ in range(200)}
         assert longest * 0.8 <= min(found) < longest * 0.85
         assert longest * 0.95 < max(found) <= longest
         assert len(found) > 100
-    assert expiry(5.0, None, settings.of("for ever"), "maths") == 0.0
+    assert expiry(5.0, None, settings.of("for-ever"), "maths") == 0.0
     assert expiry(0.0, None, CacheSettings(ttl_jitter=0, ttl_s=7), "") == 7.0
 
 

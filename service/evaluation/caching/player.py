@@ -56,7 +56,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Why a semantic hit passed: what verifier and learner looked at, and how much error its budget bore then."""
+    """Why a semantic hit passed: what verifier and learner looked at, and how much error its budget bore then.
+
+    `outweighed` names the check that refused it but that the scope's verdicts outweighed, "" where none did.
+    """
 
     matched: str
     margin: float
@@ -64,6 +67,7 @@ class Passed:
     aligned: Mapping[str, float]
     learned: Mapping[str, float]
     bearable: float | None
+    outweighed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,7 @@ def _passed(decision: Decision) -> Passed:
         dict(zip(ALIGNED, served.features, strict=False)),
         dict(zip(LEARNED, trial.evidence if trial is not None else (), strict=False)),
         trial.bearable if trial is not None else None,
+        trial.check if trial is not None else "",
     )
 
 

@@ -62,7 +62,7 @@ def _hits_errors(found: Figures, budget: float) -> Any:
     axes.set_xlim(-0.02 * most, most)
     axes.set_ylim(0, top)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(percent(1 if axis is axes.xaxis else 0))
+        axis.set_major_formatter(percent())
     axes.set_xlabel("wrong cached answers, share of all calls")
     axes.set_ylabel("hits, share of all calls")
     axes.set_title(f"Hits against errors, {found.main.calls:,} calls", fontsize=11)

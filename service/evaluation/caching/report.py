@@ -99,8 +99,9 @@ def explained(passed: Passed | None, budget: float) -> list[tuple[str, str]]:
     """Return why a wrong hit passed, part by part."""
     if passed is None:
         return [("exact", "the same words in the same scope and context: no check is made")]
+    none = f"no check found a difference: {', '.join(CHECKS)}"
     said = [
-        ("guard", f"no difference found: {', '.join(CHECKS)}"),
+        ("guard", f"{passed.outweighed} is outweighed by this scope's verdicts" if passed.outweighed else none),
         ("verifier", _numbers(passed.aligned) or "not asked"),
         ("rivals", f"margin {passed.margin:.3f}, agreement {passed.agreement:.2f}"),
     ]
