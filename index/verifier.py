@@ -22,10 +22,12 @@ FEATURES: Final = (
     "cosine", "cosine_above_80", "cosine_above_90", "cosine_above_95", "left_over", "left_over_much", "question",
     "question_yes", "name_one_side", "typos", "same_words", "same_stems", "identical", "function_words", "inversions",
     "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over", "other_words",
+    "qualified",
 )  # fmt: skip
 # Of real question pairs 1 % of the duplicates are below, where 1 pair in 77 is one: not worth comparing.
 LEAST_COSINE: Final = 0.6
 _EXTREME: Final = 500.0  # of a logit: beyond it exp overflows
+_MUCH_SAID: Final = 6  # telling words: of so many a last one more changes little
 _UNLIKE: Final = 0.6  # of left-over weight: with less in common, how much less says nothing more
 
 
@@ -129,7 +131,20 @@ def features(cosine: float, comparison: Comparison) -> list[float]:
         abs(len(one.words) - len(other.words)) / words,
         min(0.0, cosine - 0.9) * left_over,
         max(0.0, cosine - 0.85) * left_over,  # so near in spite of other words: a paraphrase
+        _qualified(one, other, left, right),
     ]
+
+
+def _qualified(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int]) -> float:
+    """Return how much one narrows down at its end what both ask ("... for beginners"), less where more was said."""
+    mine = [place for place in left if one.weights[place] > TELLING]
+    theirs = [place for place in right if other.weights[place] > TELLING]
+    if bool(mine) == bool(theirs):
+        return 0.0
+    text, last = (one, mine[-1]) if mine else (other, theirs[-1])
+    if text.stems[last] != text.telling[-1]:
+        return 0.0
+    return max(0.0, 1.0 - (len(one.telling) + len(other.telling)) / (2 * _MUCH_SAID))
 
 
 def _order(one: Prepared, other: Prepared) -> tuple[int, float]:

@@ -46,6 +46,15 @@ def test_the_same_words_are_nearly_certain_whatever_the_marks_did_to_the_cosine(
     assert judge(verifier, "reset password", "Reset password.", 0.8).probability > 0.9
 
 
+def test_what_narrows_a_short_question_down_at_its_end_asks_for_something_else(verifier: Verifier) -> None:
+    whole, narrow = "What are the best laptops?", "What are the best laptops for beginners?"
+    judged = judge(verifier, whole, narrow, 0.93)
+    assert dict(zip(FEATURES, judged.features, strict=True))["qualified"] > 0.5
+    within = judge(verifier, "What are the best cheap laptops?", whole, 0.93)
+    assert dict(zip(FEATURES, within.features, strict=True))["qualified"] == 0.0
+    assert judged.probability < within.probability
+
+
 def test_nearer_is_likelier(verifier: Verifier) -> None:
     one, other = "How do I start to paint?", "What is the best way to begin painting?"
     rising = [judge(verifier, one, other, cosine).probability for cosine in np.linspace(LEAST_COSINE, 1.0, 30)]
