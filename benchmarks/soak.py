@@ -8,6 +8,7 @@ memory and counts over time.
 import argparse
 import asyncio
 import csv
+import itertools
 import random
 import tempfile
 import time
@@ -153,13 +154,14 @@ def _upserts(channel: grpc.aio.Channel, soak: Soak) -> Iterator[Awaitable[Any]]:
 
 def _invalidations(channel: grpc.aio.Channel, soak: Soak) -> Iterator[Awaitable[Any]]:
     cache, rng = cache_pb2_grpc.CacheStub(channel), random.Random(3)
-    while True:
+    # Each scope in turn: with chance alone one would now and then grow for a minute, and memory with it.
+    for emptied in itertools.cycle(_SCOPES):
         by_tag = cache_pb2.InvalidateRequest(scope=rng.choice(_SCOPES), source_tags=[f"tag-{rng.randrange(20)}"])
         yield soak.call("Invalidate", cache.Invalidate(by_tag, timeout=30))
         by_radius = cache_pb2.InvalidateRequest(scope=rng.choice(_SCOPES))
         by_radius.radius.prompt, by_radius.radius.min_similarity = rng.choice(soak.prompts), 0.8
         yield soak.call("Invalidate", cache.Invalidate(by_radius, timeout=30))
-        everything = cache_pb2.InvalidateRequest(scope=rng.choice(_SCOPES), all=True)
+        everything = cache_pb2.InvalidateRequest(scope=emptied, all=True)
         yield soak.call("Invalidate", cache.Invalidate(everything, timeout=30))
 
 
