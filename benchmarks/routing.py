@@ -59,7 +59,7 @@ class Set:
     @classmethod
     def of(cls, files: Sequence[Path], root: Path, encoder: OnnxEncoder, settings: Settings) -> "Set":
         """Read and embed."""
-        references = [_reference(f"{file.stem}-{i}", row) for file in files for i, row in enumerate(_read(file))]
+        references = [_reference(f"{file.stem}-{i}", row) for file in files for i, row in enumerate(read_rows(file))]
         names = list(references[0].scores)
         catalogue = parse_catalogue("".join(map(_table, names)), "models.toml")
         whole = build_index(references, catalogue, encoder, root).generation
@@ -176,12 +176,11 @@ def _left_out(data: Set) -> None:
 
 def _invariance(pairs: Path, root: Path, encoder: OnnxEncoder, settings: Settings) -> None:
     """Ask both sides of pairs that mean the same of the starter index, in this process and of a service."""
-    catalogue = parse_catalogue((STARTER / "models.toml").read_text(encoding="utf-8"), "models.toml")
-    references = read_references([STARTER / "starter"], catalogue).references
+    references, catalogue = starter()
     built = build_index(references, catalogue, encoder, root).generation
     generation = load_generation(root / built, encoder.digest)
-    rows = list(_read(pairs))
-    sides = [_unlabelled([row[side] for row in rows], catalogue) for side in ("a", "b")]
+    rows = list(read_rows(pairs))
+    sides = [unlabelled([row[side] for row in rows], catalogue) for side in ("a", "b")]
     vectors = [encode_texts(encoder, local.texts(side.references)) for side in sides]
     chosen = [local.answer(s, v, generation, settings).chosen for s, v in zip(sides, vectors, strict=True)]
     with _served(root, root / "service") as service:
@@ -195,7 +194,14 @@ def _invariance(pairs: Path, root: Path, encoder: OnnxEncoder, settings: Setting
     print(f"by the running service {served:.1%}. {len(rows)} pairs.", flush=True)
 
 
-def _unlabelled(texts: Sequence[str], catalogue: Catalogue) -> Rows:
+def starter() -> tuple[list[Reference], Catalogue]:
+    """Return the starter prompts and their catalogue."""
+    catalogue = parse_catalogue((STARTER / "models.toml").read_text(encoding="utf-8"), "models.toml")
+    return list(read_references([STARTER / "starter"], catalogue).references), catalogue
+
+
+def unlabelled(texts: Sequence[str], catalogue: Catalogue) -> Rows:
+    """Return texts of which nothing is known as rows."""
     references = [Reference(str(i), text) for i, text in enumerate(texts)]
     empty = np.zeros((len(texts), len(catalogue.ids)))
     return Rows("labels", references, np.arange(len(texts)), catalogue.ids, empty, empty, restricted=False)
@@ -213,7 +219,8 @@ def _table(model: str) -> str:
     return f'[[models]]\nid = "{model}"\n{prices}\ncontext_window = 128000\n'
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a .jsonl.gz file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
