@@ -55,7 +55,7 @@ SECTIONS: Final = (
         "Through a running server, over its socket",
         (
             "One whole order, with the server's real encoder, search and store; it throws the same coins for audits",
-            "as the same order in process does.",
+            "as the same order in process does. Once one decision differs, all later ones may.",
         ),
         Part(("banking77",), orders=1, over=True),
     ),
