@@ -6,7 +6,7 @@ Each serves the nearest stored prompt's answer or asks a model, whose answer it 
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ from benchmarks.process import Worker
 from index.vectors import Vectors
 from service.evaluation.caching import fixed
 from service.evaluation.caching.fixed import Nearest, Rule, Told
+
+Tried = Sequence[tuple[float, fixed.Played]]
 
 
 def play(stream: Stream, nearest: Nearest, serve: Rule, told: Told = lambda *_: True) -> Outcome:
@@ -36,9 +38,14 @@ def _outcome(played: fixed.Played) -> Outcome:
     return outcome(played.hits.tolist(), played.wrong.tolist())
 
 
-def best_fixed(stream: Stream, nearest: Nearest, budget: float) -> Run:
+def every_threshold(stream: Stream, nearest: Nearest) -> Tried:
+    """Return what each fixed cosine does with a stream."""
+    return fixed.every_threshold(_calls(stream), nearest)
+
+
+def best_fixed(tried: Tried, budget: float) -> Run:
     """Return what the threshold does, chosen in hindsight, that answers most of those that keep the budget."""
-    best = fixed.best_within(fixed.every_threshold(_calls(stream), nearest), budget)
+    best = fixed.best_within(tried, budget)
     return Run(Outcome(0.0, 0.0, 0.0), note="none") if best is None else Run(_outcome(best[1]), note=f"{best[0]:.2f}")
 
 

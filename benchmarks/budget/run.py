@@ -63,6 +63,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.resume:
         given.resume.parent.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
+        if given.output:
+            given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
     player = Player(given.data, Kept(given.resume), given.peers)
     about = machine()
     lines = [f"Measured with revision {about['revision']} on {about['cores']} cores of an {about['cpu']}."]
@@ -71,8 +76,7 @@ def main() -> None:
         for line in player.table(part):
             lines.append(line)
             print(line, flush=True)
-    if given.output:
-        given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write()
 
 
 def _sections(given: argparse.Namespace) -> Iterator[tuple[Sequence[str], Sequence[str], Part]]:
@@ -104,20 +108,23 @@ class _Orders:
     streams: Sequence[Stream]
     embed: Embedder
     _nearest: dict[int, Nearest] = field(default_factory=dict)
+    _thresholds: dict[int, rivals.Tried] = field(default_factory=dict)
 
     @cached_property
-    def texts(self) -> Texts:
-        return Texts((prompt for stream in self.streams for prompt in stream.prompts), self.embed)
-
-    @cached_property
-    def judge(self) -> RememberingJudge:
-        return RememberingJudge(self.embed.encoder.digest)
+    def prompts(self) -> frozenset[str]:
+        return frozenset(prompt for stream in self.streams for prompt in stream.prompts)
 
     def nearest(self, place: int) -> Nearest:
         """Return each call's nearest earlier ones, of one order."""
         if place not in self._nearest:
             self._nearest[place] = Nearest(self.embed(self.streams[place].prompts))
         return self._nearest[place]
+
+    def thresholds(self, place: int) -> rivals.Tried:
+        """Return what each fixed threshold does with one order."""
+        if place not in self._thresholds:
+            self._thresholds[place] = rivals.every_threshold(self.streams[place], self.nearest(place))
+        return self._thresholds[place]
 
 
 class Player:
@@ -132,6 +139,7 @@ class Player:
     def __init__(self, data: Path, kept: Kept, peers: Path | None) -> None:
         self._data, self._kept, self._peers = data, kept, peers
         self._embed = Embedder(OnnxEncoder.load(DEFAULT_ENCODER))
+        self._texts: dict[frozenset[str], tuple[Texts, RememberingJudge]] = {}
         self._no_gptcache = missing(peers, "gptcache") if peers is not None else _NO_GPTCACHE
 
     def table(self, part: Part) -> Iterator[str]:
@@ -160,7 +168,11 @@ class Player:
             if over:
                 return played[n]
             stream = orders.streams[n - part.first]
-            return replay.play(stream, orders.texts, budget, WORLDS[world], n, orders.judge)
+            if orders.prompts not in self._texts:
+                texts = Texts(orders.prompts, self._embed)
+                self._texts[orders.prompts] = texts, RememberingJudge(self._embed.encoder.digest)
+            texts, judge = self._texts[orders.prompts]
+            return replay.play(stream, texts, budget, WORLDS[world], n, judge)
 
         runs = [self._kept.get(partial(play, n), *name) for n, name in names.items()]
         who = f"Waypost{', over its socket' if over else ''}{', ' + world if world else ''}"
@@ -175,7 +187,7 @@ class Player:
             return [self._kept.get(partial(play, place), *one) for place, one in zip(places, of, strict=True)]
 
         def fixed(place: int) -> Run:
-            return rivals.best_fixed(orders.streams[place], orders.nearest(place), budget)
+            return rivals.best_fixed(orders.thresholds(place), budget)
 
         def vcache(place: int, *, keep_all: bool) -> Run:
             stream = orders.streams[place]
