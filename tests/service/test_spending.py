@@ -125,3 +125,16 @@ async def test_what_a_plan_starts_together_is_expected_to_be_paid_and_is_no_esca
         found = await stats(service)
         assert found.cost_usd == pytest.approx(1.5)
         assert found.escalations == 0
+
+
+_LABELS = [{"best_model": name} for name in ("small-1", "small-1", "medium-1")]
+_SCORES = [{"scores": {"small-1": 1.0, "medium-1": 0.5}}]
+
+
+@pytest.mark.parametrize(("told", "baseline"), [(_LABELS, "medium-1"), (_SCORES, "small-1")])
+async def test_savings_are_against_the_best_or_where_labels_name_the_cheapest_that_will_do_the_dearest(
+    tmp_path: Path, told: list[dict[str, Any]], baseline: str
+) -> None:
+    build(tmp_path, [Reference(f"r{i}", f"question {i}", **one) for i, one in enumerate(told)])
+    async with running(tmp_path) as service:
+        assert (await stats(service)).baseline_model == baseline
