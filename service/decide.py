@@ -77,7 +77,6 @@ class Decider:
     def __post_init__(self) -> None:
         self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
-        self.answers.let_go = self.judge.forget
 
     async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
         """Return a cached answer that is safe to serve, or the plan; the edge has it recorded when it sends it.

@@ -234,6 +234,7 @@ async def load(settings: Settings, parts: Parts = _OWN) -> Runtime:
     keeper = Keeper(judge, parts.coin) if parts.coin is not None else Keeper(judge)
     flights = Flights(settings.decisions.keep)
     decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics, flights)
+    answers.let_go = judge.forget
     lessons = teaching(decider)
     tutor = await learn(decider, encoder.digest)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)

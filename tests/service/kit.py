@@ -173,6 +173,7 @@ async def running(
     judge = load_judge(settings.cache, encoder.digest)
     flights = Flights(settings.decisions.keep)
     decider = Decider(settings, generation, answers, batcher, judge, Keeper(judge, coin), log, Metrics(), flights)
+    answers.let_go = judge.forget
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), decider.metrics.registry)
     tutor = await learn(decider, encoder.digest)
     runtime = Runtime(settings, encoder, decider, teaching(decider), time.time(), tutor)
