@@ -11,7 +11,18 @@ import typer
 
 from index.errors import WaypostError
 from service import cli_admin, cli_cache, cli_evaluate, cli_learning
-from service.cli_shared import Config, Index, OnError, References, SeveralValues, list_skipped, pairs_of
+from service.cli_shared import (
+    LOCAL,
+    Address,
+    Config,
+    Index,
+    OnError,
+    References,
+    SeveralValues,
+    Token,
+    list_skipped,
+    pairs_of,
+)
 from service.cli_shared import progress as _progress
 from service.cli_shared import settings_of as _settings
 
@@ -155,11 +166,11 @@ def build_index(
 @app.command()
 def decide(
     prompt: Annotated[str, typer.Argument(help="The prompt, or - for standard input.")],
-    address: Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")] = "127.0.0.1:50051",
+    address: Address = LOCAL,
     scope: Annotated[str, typer.Option(help="Tenant or application.")] = "",
     explain: Annotated[bool, typer.Option("--explain", help="Also show why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the response as JSON.")] = False,
-    token: Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")] = "",
+    token: Token = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a running service what to do with a prompt."""

@@ -4,19 +4,18 @@ from typing import Annotated
 
 import typer
 
+from service.cli_shared import LOCAL, Address, Token
+
 app = typer.Typer()
 
-Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
-Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
-_LOCAL = "127.0.0.1:50051"
 
 
 @app.command()
 def explain(
     decision: Annotated[str, typer.Argument(help="Its id, from the response of Decide.")],
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     as_json: AsJson = False,
     token: Token = "",
     timeout: Timeout = 10.0,
@@ -30,7 +29,7 @@ def explain(
 
 @app.command()
 def stats(
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Annotated[str, typer.Option(help="Only this scope.")] = "",
     as_json: AsJson = False,
     token: Token = "",
@@ -45,7 +44,7 @@ def stats(
 
 @app.command()
 def generations(
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     activate: Annotated[str, typer.Option(metavar="ID", help="Serve from this one from now on.")] = "",
     as_json: AsJson = False,
     token: Token = "",

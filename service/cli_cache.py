@@ -10,21 +10,18 @@ from typing import Annotated, TextIO
 
 import typer
 
-from service.cli_shared import seconds_of
+from service.cli_shared import LOCAL, Address, Token, seconds_of
 
 app = typer.Typer(name="cache", help="Look after the cached answers of a running service.", no_args_is_help=True)
 
-Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
 Scope = Annotated[str, typer.Option(help="Tenant or application.")]
-Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for each call.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_LOCAL = "127.0.0.1:50051"
 
 
 @app.command("list")
 def list_(
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Scope = "",
     limit: Annotated[int, typer.Option(min=1, help="The most answers.")] = 1_000,
     as_json: AsJson = False,
@@ -48,7 +45,7 @@ def list_(
 @app.command()
 def show(
     entry: Annotated[str, typer.Argument(help="Its id: `list` and decisions show it.")],
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Scope = "",
     as_json: AsJson = False,
     token: Token = "",
@@ -72,7 +69,7 @@ def invalidate(
     within: Annotated[float, typer.Option(help="The least cosine that is near.")] = 0.9,
     every: Annotated[bool, typer.Option("--all", help="All of the scope.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only counted.")] = False,
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Scope = "",
     token: Token = "",
     timeout: Timeout = 60.0,
@@ -102,7 +99,7 @@ def invalidate(
 @app.command("export")
 def export(
     output: Annotated[Path, typer.Argument(help="JSON lines to write, or - for standard output.")],
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Scope = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
     token: Token = "",
@@ -131,7 +128,7 @@ def export(
 @app.command("import")
 def import_(
     source: Annotated[Path, typer.Argument(help="What `export` wrote, or - for standard input.")],
-    address: Address = _LOCAL,
+    address: Address = LOCAL,
     scope: Scope = "",
     skip: Annotated[bool, typer.Option("--skip", help="Go on after a line that is wrong or refused.")] = False,
     token: Token = "",

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from service.cli_shared import progress, seconds_of, settings_of
+from service.cli_shared import LOCAL, Address, progress, seconds_of, settings_of
 
 app = typer.Typer()
 
-Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
 Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token of an administrator.")]
 Period = Annotated[str, typer.Option(help="Only so far back: 90m, 36h, 7d, 2w; everything recorded without it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -20,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @app.command()
 def replay(
-    address: Address = "127.0.0.1:50051",
+    address: Address = LOCAL,
     generation: Annotated[str, typer.Option(help="The generation to decide with; without it, the one in use.")] = "",
     settings: Annotated[
         Path | None,

@@ -14,6 +14,10 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")]
 Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")]
+Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
+Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
+LOCAL: Final = "127.0.0.1:50051"
+"""Where a service listens that was told nothing else."""
 References = Annotated[
     list[Path],
     typer.Option(

@@ -1,6 +1,7 @@
 """A small client for the command line: one call, one message, in text or JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import grpc
@@ -38,6 +39,16 @@ def failure(address: str, error: grpc.RpcError) -> CallError:
     return CallError(f"{address}: {code.name}: {error.details()}{_REMEDIES.get(code, '')}")
 
 
+@contextmanager
+def connected(address: str) -> Iterator[grpc.Channel]:
+    """Yield a channel; raise CallError where a call over it fails."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            yield channel
+        except grpc.RpcError as error:
+            raise failure(address, error) from error
+
+
 def decide(
     address: str, prompt: str, *, scope: str, explain: bool, token: str, timeout: float
 ) -> router_pb2.DecideResponse:
@@ -52,20 +63,14 @@ def decide(
         timeout: seconds.
     """
     request = router_pb2.DecideRequest(scope=scope, prompt=prompt, explain=explain)
-    with grpc.insecure_channel(address) as channel:
-        try:
-            return router_pb2_grpc.RouterStub(channel).Decide(request, timeout=timeout, metadata=metadata(token))
-        except grpc.RpcError as error:
-            raise failure(address, error) from error
+    with connected(address) as channel:
+        return router_pb2_grpc.RouterStub(channel).Decide(request, timeout=timeout, metadata=metadata(token))
 
 
 def replay(address: str, wanted: admin_pb2.ReplayRequest, *, token: str, timeout: float) -> admin_pb2.ReplayResponse:
     """Return what a service says would move, or raise CallError; arguments as in `decide`."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            return admin_pb2_grpc.AdminStub(channel).Replay(wanted, timeout=timeout, metadata=metadata(token))
-        except grpc.RpcError as error:
-            raise failure(address, error) from error
+    with connected(address) as channel:
+        return admin_pb2_grpc.AdminStub(channel).Replay(wanted, timeout=timeout, metadata=metadata(token))
 
 
 def to_json(response: Message) -> str:

@@ -1,47 +1,41 @@
 """What an operator asks of a running service, for the command line: one decision, what it did, its generations."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
-import grpc
 from waypost.v1 import admin_pb2, admin_pb2_grpc
 
-from service.client import failure, metadata, to_text
+from service.client import connected, metadata, to_text
 
 
 def explain(address: str, decision: str, *, token: str, timeout: float) -> admin_pb2.ExplainResponse:
     """Return a decision in full, or raise CallError; address, token and timeout as in `client.decide`."""
-    with _admin(address) as admin:
-        return admin.Explain(admin_pb2.ExplainRequest(decision_id=decision), timeout=timeout, metadata=metadata(token))
+    with connected(address) as channel:
+        return admin_pb2_grpc.AdminStub(channel).Explain(
+            admin_pb2.ExplainRequest(decision_id=decision), timeout=timeout, metadata=metadata(token)
+        )
 
 
 def stats(address: str, scope: str, *, token: str, timeout: float) -> admin_pb2.GetStatsResponse:
     """Return what was done in a scope, "" for all; else as `explain`."""
-    with _admin(address) as admin:
-        return admin.GetStats(admin_pb2.GetStatsRequest(scope=scope), timeout=timeout, metadata=metadata(token))
+    with connected(address) as channel:
+        return admin_pb2_grpc.AdminStub(channel).GetStats(
+            admin_pb2.GetStatsRequest(scope=scope), timeout=timeout, metadata=metadata(token)
+        )
 
 
 def generations(address: str, *, token: str, timeout: float) -> admin_pb2.ListGenerationsResponse:
     """Return the generations on disk; else as `explain`."""
-    with _admin(address) as admin:
-        return admin.ListGenerations(admin_pb2.ListGenerationsRequest(), timeout=timeout, metadata=metadata(token))
+    with connected(address) as channel:
+        return admin_pb2_grpc.AdminStub(channel).ListGenerations(
+            admin_pb2.ListGenerationsRequest(), timeout=timeout, metadata=metadata(token)
+        )
 
 
 def activate(address: str, generation: str, *, token: str, timeout: float) -> admin_pb2.ActivateGenerationResponse:
     """Have a generation served; else as `explain`."""
     request = admin_pb2.ActivateGenerationRequest(generation=generation)
-    with _admin(address) as admin:
-        return admin.ActivateGeneration(request, timeout=timeout, metadata=metadata(token))
-
-
-@contextmanager
-def _admin(address: str) -> Iterator[admin_pb2_grpc.AdminStub]:
-    """Connect, and raise CallError where a call fails."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            yield admin_pb2_grpc.AdminStub(channel)
-        except grpc.RpcError as error:
-            raise failure(address, error) from error
+    with connected(address) as channel:
+        return admin_pb2_grpc.AdminStub(channel).ActivateGeneration(request, timeout=timeout, metadata=metadata(token))
 
 
 def explained_text(found: admin_pb2.ExplainResponse) -> str:

@@ -4,10 +4,11 @@
 may be served where the budget is 1. With a budget `service.cache.keeper` does, on top of the same `Judge`.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Final, NamedTuple, TypeVar
+
+from cachetools import LRUCache
 
 from index.verifier import LEAST_COSINE, Verifier
 from index.view import Entry
@@ -55,8 +56,8 @@ class Judge:
     def __init__(self, verifier: Verifier, encoder: str) -> None:
         self._verifier = verifier
         self.calibrated = verifier.encoder == encoder
-        # By row, too, so that no scope is faster for what another has stored; the latest used stand last.
-        self._prepared: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
+        # By row, too, so that no scope is faster for what another has stored.
+        self._prepared: LRUCache[tuple[int, str], Prepared] = LRUCache(_KEPT)
 
     def judge(
         self, read: Callable[[], Prepared], near: Iterable[Near], floor: float = LEAST_COSINE
@@ -96,12 +97,8 @@ class Judge:
         """Read an entry's prompt, or remember what it says."""
         key = entry.row, entry.prompt
         found = self._prepared.get(key)
-        if found is not None:
-            self._prepared.move_to_end(key)
-            return found
-        found = self._prepared[key] = prepare(entry.prompt)
-        if len(self._prepared) > _KEPT:
-            self._prepared.popitem(last=False)
+        if found is None:
+            found = self._prepared[key] = prepare(entry.prompt)
         return found
 
 

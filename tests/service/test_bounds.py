@@ -48,8 +48,7 @@ def sample(number: int, text: str = "") -> Sample:
     return Sample(float(number), "m", "s", np.full(4, 0.5, np.float32), 0.5, 0.5, 0.7, str(number), "g", 1, text, 0)
 
 
-@pytest.fixture
-def judge() -> Judge:
+def new_judge() -> Judge:
     verifier = Verifier.load()
     return Judge(verifier, verifier.encoder)
 
@@ -58,8 +57,9 @@ def look(judge: Judge, *entries: Entry) -> None:
     judge.judge(reading(Prompt("how do I pay", b"")), [(0.9, one) for one in entries])
 
 
-def test_prompts_that_stay_read_are_the_latest_looked_at(monkeypatch: pytest.MonkeyPatch, judge: Judge) -> None:
+def test_prompts_that_stay_read_are_the_latest_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic, "_KEPT", 2)
+    judge = new_judge()
     first, second, third = (entry(row, f"how do I pay {row} times") for row in (1, 2, 3))
     look(judge, first, second)
     look(judge, first, third)
@@ -140,9 +140,9 @@ def test_a_report_keeps_no_long_prompt() -> None:
     assert [len(one.text) for one in samples] == [online._LONGEST_TEXT, 0]
 
 
-def test_a_scope_that_made_room_is_not_kept_on_the_disk_either(monkeypatch: pytest.MonkeyPatch, judge: Judge) -> None:
+def test_a_scope_that_made_room_is_not_kept_on_the_disk_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "_MAX_SCOPES", 2)
-    kept = Keeper(judge)
+    kept = Keeper(new_judge())
     for scope in ("a", "b"):
         kept.count(scope, 0.01)
     states = dict(kept.changed())
@@ -151,7 +151,7 @@ def test_a_scope_that_made_room_is_not_kept_on_the_disk_either(monkeypatch: pyte
     newest = changed.pop("c")
     assert newest is not None
     assert list(changed.values()) == [None]
-    again = Keeper(judge)
+    again = Keeper(new_judge())
     again.restore(states | {"c": newest})
     assert list(dict(again.changed()).values()) == [None], "more than there is room for was kept once"
 
