@@ -28,7 +28,8 @@ from service.cache.followups import refers_back
 from service.cache.keeper import Keeper
 from service.cache.semantic import Judge, budget_of, likelihood, reading, refusal, verify
 from service.cache.storable import too_hot
-from service.decisions import DecisionLog, new_id
+from service.chance import new_id
+from service.decisions import DecisionLog
 from service.learning.journal import Journal
 from service.learning.online import Learner
 from service.lookup import NOTHING_FOUND, Ask, Found

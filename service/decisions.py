@@ -1,14 +1,8 @@
 """The latest decisions, by id: what Report, Review, Explain and fills look up. Bounded; the oldest are forgotten."""
 
-import secrets
 from collections import OrderedDict
-from typing import Final
 
 from service.requests import Decision
-
-_ID_BYTES: Final = 12
-_AT_ONCE: Final = 100
-_drawn: Final[list[str]] = []
 
 
 class DecisionLog:
@@ -41,20 +35,6 @@ class DecisionLog:
     def get(self, decision_id: str) -> Decision | None:
         """Return a decision, or None where it is not known or no longer."""
         return self._decisions.get(decision_id)
-
-
-def new_id() -> str:
-    """Return an id nobody can guess: 96 bits in hex.
-
-    Drawn by the hundred: each draw lets go of the interpreter's lock, and getting it back from an encoder's thread
-    takes longer than all else about an id.
-    """
-    while True:
-        try:
-            return _drawn.pop()
-        except IndexError:
-            drawn = secrets.token_hex(_ID_BYTES * _AT_ONCE)
-            _drawn.extend(drawn[i : i + 2 * _ID_BYTES] for i in range(0, len(drawn), 2 * _ID_BYTES))
 
 
 def text_size(decision: Decision) -> int:

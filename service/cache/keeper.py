@@ -6,7 +6,6 @@ takes to keep it. Called by `service.decide`, and by `service.reports` with what
 """
 
 import math
-import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +19,7 @@ from index.view import Entry
 from service.cache.budget import Action, Ledger
 from service.cache.learner import Evidence, Learner, evidence
 from service.cache.semantic import Judge, Standing, answered, budget_of, reading, refuse, standing
+from service.chance import coin
 from service.requests import Judged, Prompt, Request, Trial
 from service.settings import CacheSettings
 
@@ -30,7 +30,6 @@ _MAX_BUDGETS: Final = 16
 _MAX_RECORDS: Final = 512
 # Of an answer's record with each verdict: the last ten count, so that one that has gone stale shows soon.
 _FORGET: Final = 0.9
-_COINS: Final = secrets.SystemRandom()
 
 # The error of an answer to the same words, where only case, spacing and punctuation differ and no check refuses it: no
 # experience is needed to serve it. Audits find out where it is not so.
@@ -108,7 +107,7 @@ class Keeper:
         coin: returns a random number in [0, 1): which hits are audited must not be foreseen.
     """
 
-    def __init__(self, judge: Judge, coin: Callable[[], float] = _COINS.random) -> None:
+    def __init__(self, judge: Judge, coin: Callable[[], float] = coin) -> None:
         self._judge, self._coin = judge, coin
         self._scopes: LRUCache[str, ScopeKeeper] = LRUCache(_MAX_SCOPES)
         self._changed: set[str] = set()
