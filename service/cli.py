@@ -259,13 +259,14 @@ def export_encoder(
         typer.echo(line, err=True)
 
     report = export(model, output, precision=precision.value, source=source or None, progress=say)
-    found = report.fidelity
     typer.echo(
         f"{report.folder}: {report.precision}, {report.dimensions} dimensions, window of {report.max_tokens} tokens, "
-        f"{report.megabytes:.1f} MB, digest {report.digest[:12]}\n"
-        f"cosine to the original over {found.sentences} sentences: mean {found.mean:.4f}, "
-        f"worst {found.minimum:.4f} ({report.least_faithful!r})"
+        f"{report.megabytes:.1f} MB, digest {report.digest[:12]}\ncosine to the original"
     )
+    for kind, found in (("sentences", report.fidelity), ("fragments", report.fragments)):
+        typer.echo(
+            f"  over {found.texts} {kind}: mean {found.mean:.4f}, worst {found.minimum:.4f} ({found.worst[:60]!r})"
+        )
 
 
 app.add_typer(cli_evaluate.app)

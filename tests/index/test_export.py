@@ -98,7 +98,10 @@ def test_an_int8_export_is_verified_described_and_exact(tmp_path: Path, *, dense
     report = export(make_model(tmp_path, "mpnet", dense=dense), tmp_path / "out", source="ours", progress=said.append)
     description = json.loads((report.folder / "encoder.json").read_text())
     assert description["source"] == "ours"
-    assert description["fidelity"]["minimum"] == pytest.approx(report.fidelity.minimum, abs=1e-4)
+    stated = description["fidelity"]
+    assert stated["sentences"]["minimum"] == pytest.approx(report.fidelity.minimum, abs=1e-4)
+    assert stated["fragments"]["mean"] == pytest.approx(report.fragments.mean, abs=1e-4)
+    assert stated["sentences"]["texts"] + stated["fragments"]["texts"] == len(read_sentences("verification"))
     assert description["digest"] == report.digest
     assert said
     encoder = OnnxEncoder.load(report.folder)
@@ -156,8 +159,11 @@ def test_the_sentences_are_many_distinct_and_disjoint() -> None:
 
 def test_the_committed_artefact_is_as_faithful_as_promised() -> None:
     description = json.loads((FOLDER / "encoder.json").read_text())
-    assert description["fidelity"]["mean"] >= 0.998
-    assert description["fidelity"]["minimum"] >= 0.99
+    sentences, fragments = description["fidelity"]["sentences"], description["fidelity"]["fragments"]
+    assert sentences["texts"] >= 500
+    assert sentences["mean"] >= 0.998
+    assert sentences["minimum"] >= 0.995
+    assert fragments["minimum"] >= 0.99
     assert description["licence"] == "apache-2.0"
     assert compare(FOLDER, FOLDER).same
 
