@@ -1,6 +1,7 @@
 """The command line: what it prints, what it exits with, and what it says when something is wrong."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,16 @@ def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) ->
         assert found.returncode == 1
         assert found.stderr.startswith(b"error: what was given is not UTF-8 text")
         assert b"Traceback" not in found.stderr
+
+
+def test_no_proxy_of_the_environment_comes_between(server: Server, scope: str) -> None:
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"), "http://127.0.0.1:1")
+    at = ("--address", server.address)
+    done("decide", *at, "--scope", scope, "Where is my parcel?", env=proxy)
+    done("cache", "list", *at, "--scope", scope, env=proxy)
+    done("stats", *at, env=proxy)
+    health = [sys.executable, "deploy/health.py", server.address]
+    subprocess.run(health, cwd=ROOT, env={**os.environ, **proxy}, check=True, timeout=60)
 
 
 def test_a_token_may_come_from_the_environment(starter_index: Path, tmp_path: Path) -> None:
