@@ -282,6 +282,17 @@ def test_a_socket_that_is_in_use_is_named_and_goes_on_serving(
     client.close()
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_file_where_a_socket_is_to_be_is_named_and_left(starter_index: Path, tmp_path: Path, below: bool) -> None:  # noqa: FBT001
+    (tmp_path / "file").write_text("mine")
+    address = f"unix:{tmp_path}/file{'/s' * below}"
+    said = start_and_fail("--index", starter_index, "--data-dir", tmp_path, "--listen", address)
+    assert f"cannot listen on {address}" in said
+    assert "name another address" in said
+    assert "another service" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_socket_left_by_a_killed_server_is_taken_over(starter_index: Path, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
     for _ in range(2):
