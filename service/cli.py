@@ -1,6 +1,8 @@
 """The command `waypost`. Each command imports what it needs when it runs, so that --help and small ones stay quick."""
 
 import os
+import shlex
+import signal
 import sys
 from enum import StrEnum
 from functools import partial
@@ -100,6 +102,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve decisions over gRPC until SIGTERM or Ctrl-C."""
+    # As a container's first process it would never hear of a SIGTERM that comes while modules are imported.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Before anything loads numpy or FAISS: the encoder's workers use all cores already, and threads of the libraries'
     # own would fight them for these.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -115,14 +119,14 @@ def serve(
 
     def ready(addresses: Any) -> None:
         first = addresses[0]
-        command = sys.argv[0] if Path(sys.argv[0]).name == "waypost" else "waypost"
+        command = shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "waypost" else "waypost"
         if tokens := settings.auth.tokens:
             command = f"WAYPOST_TOKEN=… {command}"
         scopes = next((token.scopes for token in tokens.values()), ())
         scope = f" --scope {scopes[0]}" if scopes and "*" not in scopes else ""
         _tell(
             f"waypost is ready on {' and '.join(addresses)}\n"
-            f'try: {command} decide --address {first}{scope} "How do I reset my password?"'
+            f'try: {command} decide --address {shlex.quote(first)}{scope} "How do I reset my password?"'
         )
 
     server.run(settings, ready)

@@ -470,6 +470,8 @@ def socket_path(address: str) -> Path | None:
     if not path:
         raise ValueError(f"{address!r}: a path must follow, for example unix:/run/waypost.sock")
     absolute = Path(path).absolute()
+    if any(sign in str(absolute) for sign in "%?#"):
+        raise ValueError(f"{address!r}: gRPC reads %, ? and # as parts of a URL; name a path without them")
     if len(str(absolute).encode()) > 107:  # noqa: PLR2004 - what the kernel takes
         raise ValueError(f"{address!r}: the path of a unix socket may have 107 bytes at the most")
     return absolute

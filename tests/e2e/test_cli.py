@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) ->
         assert found.returncode == 1
         assert found.stderr.startswith(b"error: what was given is not UTF-8 text")
         assert b"Traceback" not in found.stderr
+
+
+def test_the_call_to_try_can_be_copied_whatever_the_path(starter_index: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/my sockets/s"
+    arguments = ["serve", "--index", str(starter_index), "--data-dir", str(tmp_path), "--listen", address]
+    environment = {**os.environ, "WAYPOST_SERVER__METRICS_LISTEN": ""}
+    command = [sys.executable, "-m", "service.cli", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == f"waypost is ready on {address}\n"
+        _, *words = shlex.split(process.stdout.readline())
+        assert words[:4] == ["waypost", "decide", "--address", address]
+        done(*words[1:])
+        process.terminate()
 
 
 def test_no_proxy_of_the_environment_comes_between(server: Server, scope: str) -> None:

@@ -109,6 +109,14 @@ def test_a_signal_during_loading_is_honoured(starter_index: Path, tmp_path: Path
         assert process.wait(30) == 0
 
 
+def test_a_signal_before_anything_is_loaded_is_honoured(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waypost.toml")
+    command = [sys.executable, "-m", "service.cli", "serve", "--config", str(tmp_path / "waypost.toml")]
+    with subprocess.Popen(command, cwd=ROOT) as process, (tmp_path / "waypost.toml").open("w"):  # it reads by now
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
 def test_an_unknown_service_has_no_health(client: Client) -> None:
     assert refusal(lambda: health(client.channel, "waypost.v1.Nobody")).code is grpc.StatusCode.NOT_FOUND
 

@@ -284,6 +284,12 @@ def test_an_ipv6_address_without_brackets_is_refused_with_the_remedy(address: st
         check_address(address)
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b", "a#b"])
+def test_a_socket_that_callers_would_look_for_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="parts of a URL; name a path without them"):
+        check_address(f"unix:/tmp/{name}/s")
+
+
 def test_a_star_is_refused_with_what_stands_for_every_address() -> None:
     with pytest.raises(ValueError, match=r"\[::\]:50051, every one of IPv4 0\.0\.0\.0:50051"):
         check_address("*:50051")
