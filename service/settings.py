@@ -408,7 +408,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
         except FileNotFoundError:
             raise SettingsError([f"{path}: no such file"]) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # a number may be too long, tables nested too deep
             raise SettingsError([f"{path}: not a TOML file: {error}"]) from error
     unknown = [f"environment: {name}: no such setting" for name in os.environ if _is_unknown(name)]
     if unknown:

@@ -125,7 +125,18 @@ def test_a_secret_is_not_repeated_in_an_error(tmp_path: Path) -> None:
     assert line.endswith("auth.tokens.me.token: at least 16 characters are needed")
 
 
-@pytest.mark.parametrize("text", ["[cache", "cache = ", "[cache]\nthreshold = 0.9\nthreshold = 0.8", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[cache",
+        "cache = ",
+        "[cache]\nthreshold = 0.9\nthreshold = 0.8",
+        "\x00",
+        f"a = {'[' * 5_000}",
+        f"a = {'1' * 5_000}",
+    ],
+    ids=lambda text: text[:20],
+)
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)
     (line,) = problems(path)
