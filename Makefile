@@ -20,10 +20,10 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run build-index ## Set up, build the index from the starter prompts and serve on 127.0.0.1:50051
-	$(BIN)/waypost serve --index $(INDEX)
+	$(BIN)/waypost serve --index "$(INDEX)"
 
 build-index: $(VENV)/.run ## Build the index from REFERENCES=… with the models of MODELS=… into INDEX=…
-	$(BIN)/waypost build-index --references $(REFERENCES) --models $(MODELS) --output $(INDEX)
+	$(BIN)/waypost build-index --references $(REFERENCES) --models "$(MODELS)" --output "$(INDEX)"
 
 test: $(VENV)/.dev ## Set up and run every test
 	$(BIN)/python -m pytest
@@ -32,7 +32,7 @@ bench: $(VENV)/.dev ## Measure speed and size on this machine (about 15 minutes;
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick)
 
 evaluate: $(VENV)/.dev build-index ## Measure routing by cross-validation on REFERENCES=…, report in report/
-	$(BIN)/waypost evaluate --references $(REFERENCES) --models $(MODELS) --output report
+	$(BIN)/waypost evaluate --references $(REFERENCES) --models "$(MODELS)" --output report
 
 protos: $(VENV)/.dev ## Generate the Python of the contract
 	$(BIN)/python -m tests.contract.generate
@@ -50,7 +50,7 @@ format: $(VENV)/.dev ## Put the code in form
 	$(BIN)/ruff format .
 
 export-encoder: $(EXPORT)/.done ## Export MODEL=… (a sentence-transformers id or folder) to OUTPUT=…
-	$(EXPORT)/bin/waypost export-encoder $(MODEL) --output $(OUTPUT)
+	$(EXPORT)/bin/waypost export-encoder "$(MODEL)" --output "$(OUTPUT)"
 
 check-encoder: $(EXPORT)/.done ## Export the default encoder again and compare it with the committed one
 	WAYPOST_ENCODER_SOURCE=$$($(EXPORT)/bin/python -c \

@@ -4,7 +4,8 @@ Called by `waypost build-index`. What changed is told by content hash, so a rebu
 there. It never serves and never reads settings.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -82,8 +83,7 @@ def build_index(
     Raises:
         ReferenceError_: there are no references.
         InputError: there are too few answers to learn from.
-        GenerationError: the folder cannot be made.
-        OSError: it cannot be written.
+        GenerationError: the folder cannot be made or written.
     """
     if not references:
         raise ReferenceError_("no references: at least one labelled prompt is needed to build an index")
@@ -98,26 +98,40 @@ def build_index(
     estimator, fitted = kept or (fit(vectors, texts, *labels, progress=fitting), rows)
     if answers:
         acceptor = _acceptor(answers, encoder, progress)
-    with staging(output) as folder:
-        names = ["references.jsonl", "models.toml", "estimator.npz", "fitted.npy", "hashes.npy", "vectors.npy"]
-        write_references(folder / "references.jsonl", references)
-        (folder / "models.toml").write_text(catalogue.text, encoding="utf-8")
-        estimator.save(folder / "estimator.npz")
-        np.save(folder / "fitted.npy", fitted)
-        np.save(folder / "hashes.npy", hashes)
-        np.save(folder / "vectors.npy", vectors)
-        if acceptor is not None:
-            names.append("acceptor.npz")
-            acceptor.save(folder / "acceptor.npz")
-        generation = write_generation(
-            output,
-            {name: folder / name for name in names},
-            encoder.digest,
-            (len(vectors), encoder.dimensions),
-            _calibration(estimator),
-        )
-    set_current(output, generation)
+    with _told(output):
+        with staging(output) as folder:
+            names = ["references.jsonl", "models.toml", "estimator.npz", "fitted.npy", "hashes.npy", "vectors.npy"]
+            write_references(folder / "references.jsonl", references)
+            (folder / "models.toml").write_text(catalogue.text, encoding="utf-8")
+            estimator.save(folder / "estimator.npz")
+            np.save(folder / "fitted.npy", fitted)
+            np.save(folder / "hashes.npy", hashes)
+            np.save(folder / "vectors.npy", vectors)
+            if acceptor is not None:
+                names.append("acceptor.npz")
+                acceptor.save(folder / "acceptor.npz")
+            generation = write_generation(
+                output,
+                {name: folder / name for name in names},
+                encoder.digest,
+                (len(vectors), encoder.dimensions),
+                _calibration(estimator),
+            )
+        set_current(output, generation)
     return BuildReport(generation, len(references), embedded, truncated, estimator, acceptor)
+
+
+@contextlib.contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """Say where and what to do when a write fails: NumPy only says how many bytes of how many it wrote."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise GenerationError(
+            f"{output}: the generation cannot be written ({why}): make room on the disk, or make it writable. "
+            "What was in use stays so"
+        ) from error
 
 
 def _fingerprints(

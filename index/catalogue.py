@@ -110,7 +110,7 @@ def parse_catalogue(text: str, source: str) -> Catalogue:
     """
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number may be too long, tables nested too deep
         raise CatalogueFileError([f"{source}: is not valid TOML: {error}"]) from None
     problems = _unknown_keys(document, ("models", "fallback"), "")
     tables = document.get("models", [])

@@ -328,9 +328,17 @@ def load_generation(folder: Path, encoder_digest: str | None = None) -> Generati
 
 
 def list_generations(root: Path) -> list[tuple[Path, Manifest | GenerationError]]:
-    """Return every generation below an index folder, newest first; unreadable ones with their error, last."""
+    """Return every generation below an index folder, newest first; unreadable ones with their error, last.
+
+    Raises:
+        GenerationError: the folder itself cannot be read.
+    """
     found: list[tuple[Path, Manifest | GenerationError]] = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    try:
+        folders = sorted(root.iterdir()) if root.is_dir() else []
+    except OSError as error:
+        raise GenerationError(f"{root}: this folder cannot be read ({error.strerror}); make it readable") from error
+    for folder in folders:
         if folder.is_dir() and not folder.name.startswith("."):
             try:
                 manifest = read_manifest(folder)
@@ -348,11 +356,14 @@ def current_generation(root: Path) -> Path:
         return root
     try:
         name = (root / _CURRENT).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError):
         raise GenerationError(
             f"{root}: no index is here; build one with "
             f"`waypost build-index --references PATH --models models.toml --output {root}`"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise GenerationError(f"{root / _CURRENT}: cannot be read ({why}); make it readable, or {_REMEDY}") from error
     if not name or Path(name).name != name or name.startswith("."):
         raise GenerationError(f"{root / _CURRENT}: does not name a generation; {_REMEDY}")
     return root / name
@@ -361,9 +372,13 @@ def current_generation(root: Path) -> Path:
 def set_current(root: Path, generation_id: str) -> None:
     """Make a generation the one in use from the next start on: the file is replaced at once."""
     temporary = root / f".{_CURRENT}-{secrets.token_hex(8)}"
-    temporary.write_text(generation_id + "\n", encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(root / _CURRENT)
+    try:
+        temporary.write_text(generation_id + "\n", encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(root / _CURRENT)
+    finally:
+        with contextlib.suppress(OSError):  # gone after the rename, or never there
+            temporary.unlink()
     _sync(root)
 
 

@@ -158,7 +158,7 @@ def _check_options(
         if role not in ROLES and not role.startswith(("score:", "cost:")):
             known = f"{', '.join(ROLES)}, score:MODEL, cost:MODEL"
             raise ReferenceError_(f"column {role!r} is not known{did_you_mean(role, ROLES)}; it is one of {known}")
-    if scale is not None and not (all(map(math.isfinite, scale)) and scale[0] < scale[1]):
+    if scale is not None and not (math.isfinite(scale[1] - scale[0]) and scale[0] < scale[1]):
         raise ReferenceError_(f"scale {scale[0]:g} to {scale[1]:g} must rise and be finite")
 
 
@@ -279,7 +279,7 @@ def _converted(run: _Run, row: Row | RowError, models: Sequence[str], place: tup
         _add_call(run, cells, found, place)
         return None
     if run.layout == "labels":
-        found["best_model"] = cells.get("best_model")
+        found["best_model"] = _stripped(cells.get("best_model"))
     else:
         scores, costs = _score_cells(run.layout, cells, models)
         scale = run.scale or (_JUDGED_SCALE if _JUDGED in cells else (0.0, 1.0))
@@ -375,12 +375,17 @@ def _identified(run: _Run, found: dict[str, Any], place: tuple[Path, int]) -> Re
     return reference
 
 
+def _stripped(name: object) -> object:
+    """Return a model's name without white space around it: after a comma many write one."""
+    return name.strip() if isinstance(name, str) else name
+
+
 def _add_call(run: _Run, cells: Row, found: dict[str, Any], place: tuple[Path, int]) -> None:
     """Add one call of a log to the others of the same prompt."""
-    prompt, name = found.get("prompt"), cells.get("model")
+    prompt, name = found.get("prompt"), _stripped(cells.get("model"))
     if not isinstance(prompt, str) or not prompt.strip():
         raise RowError("prompt", "is missing")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise RowError("model", "is missing")
     if run.catalogue is not None and name not in run.catalogue:
         raise RowError("model", run.catalogue.unknown(name))

@@ -221,7 +221,8 @@ def reference_from_row(row: object, catalogue: Catalogue | None) -> Reference:
         raise RowError("", f"must be a JSON object, not {_kind(row)}")
     if not row.keys() <= _KNOWN:
         unknown = next(key for key in row if key not in _KNOWN)
-        raise RowError(unknown, f"is not a key of a reference{did_you_mean(unknown, KEYS)}")
+        remedy = did_you_mean(unknown, KEYS) or "; `waypost import` makes references of rows that have others"
+        raise RowError(unknown, f"is not a key of a reference{remedy}")
     messages = _messages(row["messages"]) if row.get("messages") is not None else ()
     if messages and row.get("prompt") is not None:
         raise RowError("prompt", "stands beside messages; give one of them")

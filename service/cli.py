@@ -1,6 +1,8 @@
 """The command `waypost`. Each command imports what it needs when it runs, so that --help and small ones stay quick."""
 
 import os
+import shlex
+import signal
 import sys
 from enum import StrEnum
 from functools import partial
@@ -48,6 +50,7 @@ class Precision(StrEnum):
 
 def main() -> None:
     """Run the command line; what Waypost raises on purpose is one clear message and exit code 1."""
+    _open_standard_streams()
     try:
         app()
     except WaypostError as error:
@@ -61,6 +64,15 @@ def main() -> None:
     except OSError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Put nothing where a standard stream was closed: else a socket or a file gets its number, and what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _version(wanted: bool) -> None:
@@ -90,6 +102,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve decisions over gRPC until SIGTERM or Ctrl-C."""
+    # As a container's first process it would never hear of a SIGTERM that comes while modules are imported.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Before anything loads numpy or FAISS: the encoder's workers use all cores already, and threads of the libraries'
     # own would fight them for these.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -105,14 +119,15 @@ def serve(
 
     def ready(addresses: Any) -> None:
         first = addresses[0]
-        typer.echo(f"waypost is ready on {' and '.join(addresses)}")
-        command = sys.argv[0] if Path(sys.argv[0]).name == "waypost" else "waypost"
+        command = shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "waypost" else "waypost"
         if tokens := settings.auth.tokens:
             command = f"WAYPOST_TOKEN=… {command}"
         scopes = next((token.scopes for token in tokens.values()), ())
         scope = f" --scope {scopes[0]}" if scopes and "*" not in scopes else ""
-        typer.echo(f'try: {command} decide --address {first}{scope} "How do I reset my password?"')
-        sys.stdout.flush()
+        _tell(
+            f"waypost is ready on {' and '.join(addresses)}\n"
+            f'try: {command} decide --address {shlex.quote(first)}{scope} "How do I reset my password?"'
+        )
 
     server.run(settings, ready)
 
@@ -273,6 +288,14 @@ app.add_typer(cli_evaluate.app)
 app.add_typer(cli_cache.app)
 for _command in [*cli_admin.app.registered_commands, *cli_learning.app.registered_commands]:
     app.registered_commands.append(_command)
+
+
+def _tell(text: str) -> None:
+    """Print what whoever started the service may like to read; it goes on where that is nobody."""
+    try:
+        typer.echo(text)
+    except OSError:  # what stays in the buffer would be tried, and fail, once more at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _scale(value: str) -> tuple[float, float] | None:

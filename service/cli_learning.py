@@ -36,7 +36,7 @@ def replay(
     """Show what another generation or other settings would have decided, from the journal of a running service."""
     from service import client
 
-    text = settings.read_text(encoding="utf-8") if settings is not None else ""
+    text = settings.read_text(encoding="utf-8-sig") if settings is not None else ""
     wanted = client.replay_request(generation, text, scope, seconds_of(period, "--period") if period else None, limit)
     found = client.replay(address, wanted, token=token, timeout=timeout)
     typer.echo(client.to_json(found) if as_json else client.replay_text(found))

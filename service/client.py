@@ -16,6 +16,8 @@ _REMEDIES: Final = {
     grpc.StatusCode.UNAUTHENTICATED: "; give a token that may do this (WAYPOST_TOKEN)",
     grpc.StatusCode.PERMISSION_DENIED: "; give a token that may do this (WAYPOST_TOKEN)",
 }
+NO_PROXY: Final = (("grpc.enable_http_proxy", 0),)
+"""For every channel: a sidecar is on the same host or in the same pod, where no proxy (`http_proxy`) would find it."""
 _NEIGHBOURS: Final = 10
 _NO_MODEL: Final = "(no model)"
 
@@ -42,7 +44,7 @@ def failure(address: str, error: grpc.RpcError) -> CallError:
 @contextmanager
 def connected(address: str) -> Iterator[grpc.Channel]:
     """Yield a channel; raise CallError where a call over it fails."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=NO_PROXY) as channel:
         try:
             yield channel
         except grpc.RpcError as error:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from waypost.v1 import cache_pb2, cache_pb2_grpc
 
-from service.client import CallError, failure, metadata
+from service.client import NO_PROXY, CallError, failure, metadata
 
 _PAGE: Final = 200
 _FIELDS: Final = ("prompt", "answer", "context_fingerprint", "model", "content_type")
@@ -29,7 +29,7 @@ class Answers:
     def __init__(self, address: str, scope: str, token: str, timeout: float) -> None:
         self._address, self._scope = address, scope
         self._options: dict[str, Any] = {"timeout": timeout, "metadata": metadata(token)}
-        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        self._channel = grpc.insecure_channel(address, options=[*NO_PROXY, ("grpc.max_receive_message_length", -1)])
         self._cache: Any = cache_pb2_grpc.CacheStub(self._channel)
 
     def __enter__(self) -> Self:

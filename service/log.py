@@ -1,12 +1,30 @@
 """The log: JSON lines on standard error, without prompt texts unless the settings ask for them."""
 
+import contextlib
 import logging
-import sys
+import os
+from typing import Final
 
 import structlog
 
 from service.requests import Decision
 from service.settings import LogSettings, Settings
+
+_STANDARD_ERROR: Final = 2
+
+
+class _StandardError:
+    """Standard error, unbuffered, where nobody may listen: what cannot be written is lost, and nothing else is.
+
+    Its reader may have ended, or its file be on a full disk, and no decision may fail for that.
+    """
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(_STANDARD_ERROR, text.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
 
 
 def configure(settings: LogSettings) -> None:
@@ -20,7 +38,7 @@ def configure(settings: LogSettings) -> None:
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
 

@@ -15,7 +15,6 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.catalogue import Catalogue
 from index.errors import GenerationError, WaypostError
-from index.generation import list_generations
 from index.records import Answer, LiveReference, Reference
 from index.store import Kind, Record, RecordKey
 from index.text import canonical
@@ -319,7 +318,7 @@ async def get_generations(message: admin_pb2.ListGenerationsRequest, call: Call)
     call.principal.check_admin()
     runtime = call.runtime
     response = admin_pb2.ListGenerationsResponse()
-    for folder, manifest in await asyncio.to_thread(list_generations, runtime.settings.index.path):
+    for folder, manifest in await runtime.generations():
         if isinstance(manifest, GenerationError):
             response.generations.add(id=folder.name, problem=str(manifest))
             continue

@@ -96,7 +96,7 @@ def changed(settings: Settings, text: str) -> Settings:
     """Return settings with the tables of a TOML text in place of theirs; raises InvalidRequest where it is wrong."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number may be too long, tables nested too deep
         raise InvalidRequest(("settings", f"is not valid TOML: {error}")) from None
     if others := sorted(set(tables) - set(_TABLES)):
         raise InvalidRequest(("settings", f"{', '.join(others)}: only [{'], ['.join(_TABLES)}] can be replayed"))

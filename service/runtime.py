@@ -19,6 +19,7 @@ from index.encoder import Encoder, OnnxEncoder, encode_tokens
 from index.errors import GenerationError, InputError, StoreError
 from index.generation import (
     Generation,
+    Manifest,
     current_generation,
     list_generations,
     load_generation,
@@ -107,6 +108,14 @@ class Runtime:
         _log.info("generation_activated", generation=generation.id, previous=previous)
         return generation.id, previous
 
+    async def generations(self) -> list[tuple[Path, Manifest | GenerationError]]:
+        """Return what is below the index folder, as `list_generations`; PreconditionFailed where it cannot be read."""
+        root = self.settings.index.path
+        try:
+            return await asyncio.to_thread(list_generations, root)
+        except GenerationError as error:
+            raise PreconditionFailed("INDEX_FOLDER_UNREADABLE", str(root), str(error)) from error
+
     async def find(self, generation_id: str) -> Generation:
         """Load a generation below the index folder.
 
@@ -114,8 +123,7 @@ class Runtime:
             NotFound: there is no such generation.
             PreconditionFailed: it is damaged, or does not fit encoder or settings.
         """
-        root = self.settings.index.path
-        found = {path.name: (path, manifest) for path, manifest in await asyncio.to_thread(list_generations, root)}
+        found = {path.name: (path, manifest) for path, manifest in await self.generations()}
         if generation_id not in found:
             raise NotFound(f"no generation {generation_id[:64]!r} below the index folder: see ListGenerations")
         folder, manifest = found[generation_id]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +34,6 @@ from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings, socket_path
 
 _log = structlog.get_logger("waypost")
-_TAKEN: Final = (errno.EADDRINUSE, errno.EEXIST)
 _DETAILS: Final = "grpc-status-details-bin"
 # How long health says NOT_SERVING before calls are turned away, so that those who watch can leave first.
 _NOTICE_S: Final = 0.2
@@ -233,6 +233,8 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(path) and not path.is_socket():
+                raise FileExistsError(errno.EEXIST, "what stands there is no socket")
             if _answers(path):  # gRPC would take the path away from whoever listens there
                 raise OSError(errno.EADDRINUSE, "someone listens there")
             server.add_insecure_port(f"unix:{path}")
@@ -240,9 +242,8 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
         port = server.add_insecure_port(address)
     except (RuntimeError, OSError) as error:
         told = error if isinstance(error, OSError) else _refusal(address, path) or error
-        remedy = (
-            ": is another service using it?" if getattr(told, "errno", None) in _TAKEN else "; name another address"
-        )
+        taken = getattr(told, "errno", None) == errno.EADDRINUSE
+        remedy = ": is another service using it?" if taken else "; name another address"
         raise SettingsError([f"server.listen: cannot listen on {address} ({told}){remedy}"]) from error
     return f"{address.rpartition(':')[0]}:{port}"
 

@@ -405,10 +405,10 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
         except FileNotFoundError:
             raise SettingsError([f"{path}: no such file"]) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # a number may be too long, tables nested too deep
             raise SettingsError([f"{path}: not a TOML file: {error}"]) from error
     unknown = [f"environment: {name}: no such setting" for name in os.environ if _is_unknown(name)]
     if unknown:
@@ -470,6 +470,8 @@ def socket_path(address: str) -> Path | None:
     if not path:
         raise ValueError(f"{address!r}: a path must follow, for example unix:/run/waypost.sock")
     absolute = Path(path).absolute()
+    if any(sign in str(absolute) for sign in "%?#"):
+        raise ValueError(f"{address!r}: gRPC reads %, ? and # as parts of a URL; name a path without them")
     if len(str(absolute).encode()) > 107:  # noqa: PLR2004 - what the kernel takes
         raise ValueError(f"{address!r}: the path of a unix socket may have 107 bytes at the most")
     return absolute
@@ -480,8 +482,13 @@ def check_address(address: str) -> str:
     if socket_path(address) is not None:
         return address
     host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - ports
+    number = port.isascii() and port.isdecimal() and int(port) <= 65_535  # noqa: PLR2004 - ports
+    if not colon or not host or "/" in host or not number:
         raise ValueError(f"{address!r}: expected host:port or unix:PATH, for example 127.0.0.1:50051")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r}: an IPv6 address stands in brackets, for example [::1]:50051")
+    if host == "*":
+        raise ValueError(f"{address!r}: every address is [::]:{port}, every one of IPv4 0.0.0.0:{port}")
     return address
 
 

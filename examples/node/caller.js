@@ -201,7 +201,8 @@ if (positionals.length !== 2) {
 const [address, prompt] = positionals;
 const callModel = options['fail-first'] ? failingOnce(simulatedModel) : simulatedModel;
 // One client per process, kept open. Both host:port and unix:/path are understood.
-const client = new Router(address, grpc.credentials.createInsecure());
+// Waypost is next door: no http_proxy would find it there.
+const client = new Router(address, grpc.credentials.createInsecure(), { 'grpc.enable_http_proxy': 0 });
 try {
   const caller = new Caller(client, callModel, options.scope);
   await caller.answer(prompt);

@@ -24,6 +24,7 @@ from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
 DEFAULT_MODEL = "my-default-model"  # where requests go when Waypost can't be asked
 DEADLINE_S = 2.0  # the longest to wait for Waypost; a busy service would choose far less
 LONGEST_BACKOFF_S = 1.0
+OPTIONS = (("grpc.enable_http_proxy", 0),)  # Waypost is next door: no http_proxy would find it there
 SYSTEM_PROMPT = "You are a helpful assistant."
 
 
@@ -223,7 +224,7 @@ def main() -> None:
         call_model = functools.partial(openai_model, options.openai)
     if options.fail_first:
         call_model = failing_once(call_model)
-    with grpc.insecure_channel(options.address) as channel:  # one channel per process, kept open
+    with grpc.insecure_channel(options.address, options=OPTIONS) as channel:  # one channel per process, kept open
         caller = Caller(router_pb2_grpc.RouterStub(channel), call_model, options.scope)
         try:
             caller.answer(options.prompt)

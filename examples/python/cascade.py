@@ -17,6 +17,7 @@ import grpc
 from waypost.v1 import router_pb2, router_pb2_grpc, types_pb2
 
 DEADLINE_S = 2.0
+OPTIONS = (("grpc.enable_http_proxy", 0),)  # Waypost is next door: no http_proxy would find it there
 CallModel = Callable[[str, str], str]
 
 
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--first-answer", help="what the first model that is called says")
     options = parser.parse_args()
 
-    with grpc.insecure_channel(options.address) as channel:
+    with grpc.insecure_channel(options.address, options=OPTIONS) as channel:
         router = router_pb2_grpc.RouterStub(channel)
         route = types_pb2.RouteControl(shape=shapes[options.shape], min_quality=options.min_quality)
         request = router_pb2.DecideRequest(scope=options.scope, prompt=options.prompt, route=route)

@@ -12,8 +12,9 @@ from index.records import Answer
 from index.text import digest
 from service.settings import CacheSettings
 
+# Nothing that was taken is given back (possessive): else a million spaces would be tried in half a billion ways.
 _TEMPERATURE = re.compile(
-    r"(?<![a-z])temperature[\\\"']*\s*[=: ]\s*[\\\"']*\+?(\d*[.,]?\d+(?:e[+-]?\d+)?)", re.IGNORECASE
+    r"(?<![a-z])temperature[\\\"']*+(?:\s*+[=:]\s*+|\s++)[\\\"']*+\+?(\d*[.,]?\d+(?:e[+-]?\d+)?)", re.IGNORECASE
 )
 
 

@@ -110,14 +110,14 @@ def read_endpoints(
         InputError: with one line for each thing that is wrong.
     """
     try:
-        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not valid TOML: {error}") from None
     except ValidationError as error:
         lines = (f"{path}: {explained(e, page='docs/labelling.md')}" for e in error.errors())
         raise InputError("\n".join(lines)) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid TOML: {error}") from None
     problems: list[str] = []
     found = [
         _priced(one, f"{path}: endpoints.{i}", catalogue, environment, problems) for i, one in enumerate(file.endpoints)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from index.catalogue import Catalogue, did_you_mean
 from index.generation import Generation
 from service.errors import SettingsError
+from service.policy import language
 from service.policy.asks import Asked, bind
 from service.policy.expressions import Condition, ExpressionError
 from service.policy.facts import LATE
@@ -53,9 +54,12 @@ class Compiled:
 
 
 def fit(settings: PolicySettings, generation: Generation) -> Compiled:
-    """Return the policy for a generation; raises what `compile_policy` does."""
+    """Return the policy for a generation, ready to be applied; raises what `compile_policy` does."""
     categories = {reference.category for reference in generation.references}
-    return compile_policy(settings, generation.catalogue, generation.mean_scores.tolist(), categories)
+    compiled = compile_policy(settings, generation.catalogue, generation.mean_scores.tolist(), categories)
+    if "language" in compiled.facts | compiled.late_facts:
+        language.prepare()
+    return compiled
 
 
 def compile_policy(

@@ -1,7 +1,8 @@
 """What policy and cache remember across restarts: small values by kind and key, in one SQLite file beside the record.
 
 The event loop only marks what has changed; a thread writes it, about once a second. What a crash loses is that second.
-A file that cannot be read is moved aside: it holds nothing that does not come again.
+A file that cannot be read, or of which anything is not as it was written, is moved aside: it holds nothing that does
+not come again. SQLite has no checksums of contents, so every value has one of its own.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import json
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +21,17 @@ import structlog
 from index.errors import StoreError
 
 _log = structlog.get_logger("waypost")
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _EVERY_S: Final = 1.0
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MOST: Final = 100_000  # changes that wait; more only come while the disk is full
 
 Values = Mapping[str, Mapping[str, Any]]
 """Kind → key → value."""
+
+
+class _Damage(Exception):  # noqa: N818 - what was found, not what went wrong
+    """A value is not as it was written."""
 
 
 class State:
@@ -40,11 +46,12 @@ class State:
         self._changed: dict[tuple[str, str], Any] = {}
         self._task: asyncio.Task[None] | None = None
         self._writing = threading.Lock()
+        self._refused = False
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = _open(path)
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+        except (sqlite3.Error, _Damage) as error:
+            if not _is_damage(error):
                 raise StoreError(f"{path} cannot be opened: {error}; see that its folder can be written") from error
             aside = path.with_name(f"{path.name}.damaged")
             _log.warning("policy_state_damaged", path=str(path), moved_to=str(aside), why=str(error))
@@ -55,10 +62,7 @@ class State:
 
     def load(self) -> Values:
         """Return everything that is kept."""
-        found: dict[str, dict[str, Any]] = {}
-        for kind, key, value in self._file.execute("SELECT kind, key, value FROM kept"):
-            found.setdefault(kind, {})[key] = json.loads(value)
-        return found
+        return _read(self._file)
 
     def put(self, kind: str, key: str, value: Any) -> None:
         """Have a value kept (None: no longer); it must not be changed afterwards."""
@@ -87,8 +91,12 @@ class State:
         try:
             await asyncio.shield(asyncio.to_thread(self._write, changed))
         except sqlite3.Error as error:
-            _log.warning("policy_state_not_written", path=str(self._path), why=str(error))
+            if not self._refused:  # said once: on a full disk, a line a second would be the last thing it needs
+                _log.warning("policy_state_not_written", path=str(self._path), why=str(error))
             self._changed = changed | self._changed
+            self._refused = True
+        else:
+            self._refused = False
 
     async def _run(self) -> None:
         while True:
@@ -96,10 +104,10 @@ class State:
             await self.flush()
 
     def _write(self, changed: Mapping[tuple[str, str], Any]) -> None:
-        kept = [(kind, key, json.dumps(value)) for (kind, key), value in changed.items() if value is not None]
+        kept = [_row(kind, key, json.dumps(value)) for (kind, key), value in changed.items() if value is not None]
         gone = [pair for pair, value in changed.items() if value is None]
         with self._writing, self._file:
-            self._file.executemany("INSERT OR REPLACE INTO kept (kind, key, value) VALUES (?, ?, ?)", kept)
+            self._file.executemany("INSERT OR REPLACE INTO kept (kind, key, value, crc32) VALUES (?, ?, ?, ?)", kept)
             self._file.executemany("DELETE FROM kept WHERE kind = ? AND key = ?", gone)
 
 
@@ -113,15 +121,38 @@ def damaged(path: Path) -> str:
         return ""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
-            file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            (found,) = file.execute("PRAGMA user_version").fetchone()
+            if found == _FORMAT:
+                _read(file)
+    except (sqlite3.Error, _Damage) as error:
+        if _is_damage(error):
             return str(error)
         raise StoreError(f"{path} cannot be opened: {error}; see that it can be read") from error
     return ""
 
 
+def _is_damage(error: sqlite3.Error | _Damage) -> bool:
+    return isinstance(error, _Damage) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _row(kind: str, key: str, value: str) -> tuple[str, str, str, int]:
+    """Return a row of the table, with the checksum of all of it."""
+    return kind, key, value, zlib.crc32(f"{kind}\0{key}\0{value}".encode())
+
+
+def _read(file: sqlite3.Connection) -> Values:
+    """Return everything that is kept; raises _Damage where a value is not as it was written."""
+    file.text_factory = lambda raw: raw.decode(errors="replace")
+    found: dict[str, dict[str, Any]] = {}
+    for kind, key, value, crc32 in file.execute("SELECT kind, key, value, crc32 FROM kept"):
+        if _row(kind, key, value)[-1] != crc32:
+            raise _Damage("a value is not as it was written")
+        found.setdefault(kind, {})[key] = json.loads(value)
+    return found
+
+
 def _open(path: Path) -> sqlite3.Connection:
+    """Return the file, made where it is not there, and read once: all of it is sound."""
     with contextlib.suppress(OSError):  # what is wrong shows below; conversations are their callers' own affair
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     file = sqlite3.connect(path, check_same_thread=False)
@@ -134,9 +165,9 @@ def _open(path: Path) -> sqlite3.Connection:
         file.execute(f"PRAGMA user_version = {_FORMAT}")
         file.execute(
             "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, "
-            "PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"
+            "crc32 INTEGER NOT NULL, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"
         )
-        file.execute("SELECT count(*) FROM kept").fetchone()
+        _read(file)
     except BaseException:
         file.close()
         raise

@@ -1,6 +1,7 @@
 """Every example, as its reader would run it: against a real Waypost, a busy one, and none."""
 
 import json
+import os
 import socket
 import subprocess
 import uuid
@@ -34,14 +35,17 @@ class Caller:
         self.language = language
         self.command = command
 
-    def start(self, address: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    def start(self, address: str, *flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         # A scope of its own: no test sees what another one stored.
         scope = f"clients/{uuid.uuid4()}"
         command = [*self.command, "--scope", scope, *flags, address, PROMPT]
-        return subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+        environment = {**os.environ, **(env or {})}
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False, env=environment
+        )
 
-    def run(self, address: str, *flags: str) -> Steps:
-        done = self.start(address, *flags)
+    def run(self, address: str, *flags: str, env: dict[str, str] | None = None) -> Steps:
+        done = self.start(address, *flags, env=env)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -129,6 +133,11 @@ def check_fill_then_hit(steps: Steps) -> None:
 
 def test_the_first_answer_is_a_models_and_the_second_the_cached_one(caller: Caller, server: Server) -> None:
     check_fill_then_hit(caller.run(server.address))
+
+
+def test_no_proxy_of_the_environment_comes_between(caller: Caller, server: Server) -> None:
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"), "http://127.0.0.1:1")
+    check_fill_then_hit(caller.run(server.address, env=proxy))
 
 
 def test_a_unix_socket_does_as_well(caller: Caller, server: Server) -> None:

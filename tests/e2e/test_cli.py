@@ -1,6 +1,8 @@
 """The command line: what it prints, what it exits with, and what it says when something is wrong."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,6 +137,30 @@ def test_a_prompt_that_is_no_text_is_refused_and_no_traceback(server: Server) ->
         assert found.returncode == 1
         assert found.stderr.startswith(b"error: what was given is not UTF-8 text")
         assert b"Traceback" not in found.stderr
+
+
+def test_the_call_to_try_can_be_copied_whatever_the_path(starter_index: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/my sockets/s"
+    arguments = ["serve", "--index", str(starter_index), "--data-dir", str(tmp_path), "--listen", address]
+    environment = {**os.environ, "WAYPOST_SERVER__METRICS_LISTEN": ""}
+    command = [sys.executable, "-m", "service.cli", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        assert process.stdout.readline() == f"waypost is ready on {address}\n"
+        _, *words = shlex.split(process.stdout.readline())
+        assert words[:4] == ["waypost", "decide", "--address", address]
+        done(*words[1:])
+        process.terminate()
+
+
+def test_no_proxy_of_the_environment_comes_between(server: Server, scope: str) -> None:
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"), "http://127.0.0.1:1")
+    at = ("--address", server.address)
+    done("decide", *at, "--scope", scope, "Where is my parcel?", env=proxy)
+    done("cache", "list", *at, "--scope", scope, env=proxy)
+    done("stats", *at, env=proxy)
+    health = [sys.executable, "deploy/health.py", server.address]
+    subprocess.run(health, cwd=ROOT, env={**os.environ, **proxy}, check=True, timeout=60)
 
 
 def test_a_token_may_come_from_the_environment(starter_index: Path, tmp_path: Path) -> None:

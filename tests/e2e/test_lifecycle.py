@@ -109,6 +109,14 @@ def test_a_signal_during_loading_is_honoured(starter_index: Path, tmp_path: Path
         assert process.wait(30) == 0
 
 
+def test_a_signal_before_anything_is_loaded_is_honoured(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waypost.toml")
+    command = [sys.executable, "-m", "service.cli", "serve", "--config", str(tmp_path / "waypost.toml")]
+    with subprocess.Popen(command, cwd=ROOT) as process, (tmp_path / "waypost.toml").open("w"):  # it reads by now
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
 def test_an_unknown_service_has_no_health(client: Client) -> None:
     assert refusal(lambda: health(client.channel, "waypost.v1.Nobody")).code is grpc.StatusCode.NOT_FOUND
 
@@ -280,6 +288,17 @@ def test_a_socket_that_is_in_use_is_named_and_goes_on_serving(
     client = Client(server.socket)
     assert client.decide("a prompt").plan.steps
     client.close()
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_file_where_a_socket_is_to_be_is_named_and_left(starter_index: Path, tmp_path: Path, below: bool) -> None:  # noqa: FBT001
+    (tmp_path / "file").write_text("mine")
+    address = f"unix:{tmp_path}/file{'/s' * below}"
+    said = start_and_fail("--index", starter_index, "--data-dir", tmp_path, "--listen", address)
+    assert f"cannot listen on {address}" in said
+    assert "name another address" in said
+    assert "another service" not in said
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_socket_left_by_a_killed_server_is_taken_over(starter_index: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from index.build import BuildReport, build_index
 from index.catalogue import Catalogue, parse_catalogue
 from index.encoder import HashEncoder, Tokens
-from index.errors import ReferenceError_
+from index.errors import GenerationError, ReferenceError_
 from index.estimator import NEIGHBOURS, Neighbours
 from index.generation import Generation, current_generation, list_generations, load_generation, verify_generation
 from index.records import Reference
@@ -272,3 +272,13 @@ def test_odd_labels_are_built_and_estimated_from(tmp_path: Path, name: str) -> N
     assert not np.isinf(found.cost).any()
     if name in {"constant scores", "contradictions", "one prompt"}:
         np.testing.assert_allclose(found.quality, 0.5, atol=0.02)
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("264960 requested and 155616 written")
+
+    monkeypatch.setattr("index.build.np.save", full)
+    with pytest.raises(GenerationError, match=r"index: the generation cannot be written .* make room on the disk"):
+        build_index(references(range(3)), catalogue(), ENCODER, tmp_path / "index")
+    assert not [*(tmp_path / "index").iterdir()]

@@ -182,6 +182,12 @@ def test_models_in_single_brackets_are_explained(text: str) -> None:
     assert found.startswith("models.toml: models: must be tables; head each with [[models]]")
 
 
+@pytest.mark.parametrize("value", ["[" * 5_000, "1" * 5_000], ids=["too deep", "too long"])
+def test_toml_that_python_cannot_take_is_refused(value: str) -> None:
+    (found,) = problems_of(f"models = {value}")
+    assert found.startswith("models.toml: is not valid TOML: ")
+
+
 def test_what_is_not_toml_is_told_with_its_place() -> None:
     (found,) = problems_of("[[models]]\nid = gpt-5\n")
     assert found.startswith("models.toml: is not valid TOML: ")

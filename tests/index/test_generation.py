@@ -225,6 +225,36 @@ def test_a_current_that_leads_elsewhere_is_refused(root: Path, name: str) -> Non
         current_generation(root)
 
 
+def test_a_current_that_cannot_be_read_is_no_index_that_is_not_there(root: Path) -> None:
+    (root / "CURRENT").unlink()
+    (root / "CURRENT").mkdir()
+    with pytest.raises(GenerationError, match="CURRENT: cannot be read"):
+        current_generation(root)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(GenerationError, match=r"cannot be read \(Too many open files\)"):
+        list_generations(root)
+
+
+def test_a_current_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.is_file() and path.read_bytes() for path in root.iterdir()}
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(generation, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        set_current(root, "another")
+    assert {path.name: path.is_file() and path.read_bytes() for path in root.iterdir()} == before
+
+
 def test_a_current_that_names_nothing_is_refused_when_it_is_loaded(root: Path) -> None:
     set_current(root, "0" * 16)
     with pytest.raises(GenerationError, match="no generation is here"):

@@ -73,6 +73,13 @@ def test_labels_are_read_from_tables(tmp_path: Path, name: str) -> None:
     assert references == [Reference("1", 'Say "x",\n\nthen y.', "gpt-5")]
 
 
+@pytest.mark.parametrize("header", ["prompt, best_model", "prompt, model, quality"])
+def test_white_space_after_a_comma_is_no_part_of_a_models_name(tmp_path: Path, header: str) -> None:
+    source = write(tmp_path / "a.csv", f"{header}\nWhere is it?, small{', 1' * header.endswith('quality')}\n")
+    (found,) = run(source)[1]
+    assert (found.best_model or [*found.scores]) in ("small", ["small"])
+
+
 def test_labels_are_read_from_json_lines(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Why?"}]
     path = write_rows(
@@ -403,6 +410,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
         ("auto", "o.csv", {}, r"o\.csv: must end in \.jsonl or \.jsonl\.gz to be read later"),
         ("auto", "o.jsonl", {"columns": {"promt": "x"}}, "'promt' is not known; did you mean"),
         ("auto", "o.jsonl", {"scale": (5, 1)}, "scale 5 to 1 must rise and be finite"),
+        ("auto", "o.jsonl", {"scale": (-1e308, 1e308)}, r"scale -1e\+308 to 1e\+308 must rise and be finite"),
         ("scores", "o.jsonl", {}, "layout 'scores' does not fit its columns: prompt, best_model"),
     ],
 )

@@ -120,7 +120,7 @@ def test_null_means_absent() -> None:
             "bestmodel",
             "is not a key of a reference; did you mean 'best_model'?",
         ),
-        ({"query": "x"}, "query", "is not a key of a reference"),
+        ({"query": "x"}, "query", "is not a key of a reference; `waypost import` makes references"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, object], field: str, message: str) -> None:

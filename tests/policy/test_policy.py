@@ -8,6 +8,7 @@ import pytest
 from waypost.v1 import admin_pb2, references_pb2, types_pb2
 
 from service.errors import PreconditionFailed
+from service.policy import language
 from service.requests import Reason
 from service.routing.choose import Known
 from tests.policy.kit import TIERED
@@ -43,6 +44,14 @@ async def test_a_rule_pins_limits_and_is_told(root: Path) -> None:
         assert (free.plan.steps[0].model, free.explanation.rule) == ("small-1", "")
         explained = await service.call("Admin.Explain", admin_pb2.ExplainRequest(decision_id=pinned.decision_id))
         assert explained.explanation.rule == "critical"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_what_knows_languages_is_loaded_before_anyone_must_wait_for_it_or_never(root: Path, asks: bool) -> None:  # noqa: FBT001
+    language._identifier.cache_clear()
+    rule = {"when": 'language == "de"' if asks else "turns > 2", "tier": "large"}
+    async with running(root, **rules(rule)):
+        assert language._identifier.cache_info().currsize == asks
 
 
 async def test_a_rule_and_the_request_that_leave_nothing_are_both_named(root: Path) -> None:

@@ -5,9 +5,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import structlog
 
 from index.errors import StoreError
-from service.policy.state import State
+from service.policy.state import State, damaged
 
 
 async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -54,6 +55,28 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> 
     await again.close()
 
 
+def rot(path: Path, old: bytes, new: bytes) -> None:
+    """Change bytes on the disk where SQLite has no checksum to notice it."""
+    raw = path.read_bytes()
+    assert raw.count(old) == 1
+    path.write_bytes(raw.replace(old, new))
+
+
+@pytest.mark.parametrize("new", [b'["larG', b"[\xffabcde", b'["large", 2.5]', b'["large", 1.5}'], ids=repr)
+async def test_a_value_that_is_not_as_it_was_written_is_as_good_as_a_damaged_file(tmp_path: Path, new: bytes) -> None:
+    path = tmp_path / "policy.sqlite3"
+    state = State(path)
+    state.put("session", "a", ["large", 1.5])
+    await state.close()
+    assert damaged(path) == ""
+    rot(path, b'["large", 1.5]'[: len(new)], new)
+    assert damaged(path) == "a value is not as it was written"
+    again = State(path)
+    assert again.load() == {}
+    await again.close()
+    assert (tmp_path / "policy.sqlite3.damaged").exists()
+
+
 async def test_what_another_version_kept_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "policy.sqlite3"
     state = State(path)
@@ -83,7 +106,10 @@ async def test_a_disk_that_will_not_write_loses_nothing_that_is_in_memory(
 
     with monkeypatch.context() as patched:
         patched.setattr(state, "_write", full)
-        await state.flush()
+        with structlog.testing.capture_logs() as lines:
+            await state.flush()
+            await state.flush()
+        assert [line["event"] for line in lines] == ["policy_state_not_written"], "said once"
     state.put("k", "y", 2)
     await state.flush()
     assert state.load() == {"k": {"x": 1, "y": 2}}

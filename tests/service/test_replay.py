@@ -99,6 +99,9 @@ async def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     async with running(tmp_path, **ON) as service:
         with pytest.raises(InvalidRequest, match=r"settings: cache: only \[routing\]"):
             await replayed(service, settings="[cache]\nenabled = false")
+        for value in ("[" * 5_000, "1" * 5_000):
+            with pytest.raises(InvalidRequest, match="settings: is not valid TOML"):
+                await replayed(service, settings=f"[routing]\noutput_tokens = {value}")
         with pytest.raises(InvalidRequest, match=r"settings: routing.falback: no such setting; see docs/operations.md"):
             await replayed(service, settings="[routing]\nfalback = 'small'")
         with pytest.raises(InvalidRequest, match=r"routing\.neighbours"):

@@ -125,7 +125,18 @@ def test_a_secret_is_not_repeated_in_an_error(tmp_path: Path) -> None:
     assert line.endswith("auth.tokens.me.token: at least 16 characters are needed")
 
 
-@pytest.mark.parametrize("text", ["[cache", "cache = ", "[cache]\nthreshold = 0.9\nthreshold = 0.8", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[cache",
+        "cache = ",
+        "[cache]\nthreshold = 0.9\nthreshold = 0.8",
+        "\x00",
+        f"a = {'[' * 5_000}",
+        f"a = {'1' * 5_000}",
+    ],
+    ids=lambda text: text[:20],
+)
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)
     (line,) = problems(path)
@@ -271,11 +282,34 @@ def test_addresses_that_can_be_listened_on_are_taken(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", ":", "host", "host:", ":1", "host:65536", "host:-1", "host:x", "unix:", "unix://"]
+    "address", ["", ":", "host", "host:", ":1", "host:65536", "host:-1", "host:x", "host:٣", "unix:", "unix://"]
 )
 def test_addresses_that_cannot_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"expected|path must follow"):
         check_address(address)
+
+
+@pytest.mark.parametrize("address", ["::1:50051", ":::50051", "fe80::1:50051", "[::1:50051"])
+def test_an_ipv6_address_without_brackets_is_refused_with_the_remedy(address: str) -> None:
+    with pytest.raises(ValueError, match=r"in brackets, for example \[::1\]:50051"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b", "a#b"])
+def test_a_socket_that_callers_would_look_for_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="parts of a URL; name a path without them"):
+        check_address(f"unix:/tmp/{name}/s")
+
+
+def test_a_star_is_refused_with_what_stands_for_every_address() -> None:
+    with pytest.raises(ValueError, match=r"\[::\]:50051, every one of IPv4 0\.0\.0\.0:50051"):
+        check_address("*:50051")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "waypost.toml"
+    path.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
+    assert load_settings(path).log.level == "debug"
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,23 @@ REGIONS = CacheSettings().phone_regions
 )
 def test_the_temperature_is_read_from_text_and_json(sampling: str, expected: float | None) -> None:
     assert temperature(sampling) == expected
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        f"temperature{' ' * 500_000}",
+        f'temperature="{" " * 500_000}',
+        "temperature " * 50_000,
+        f"temperature{chr(34) * 500_000}",
+        f"temperature={'9' * 500_000}",
+    ],
+    ids=lambda sampling: sampling[:20],
+)
+def test_sampling_of_any_length_is_read_at_once(sampling: str) -> None:
+    started = time.perf_counter()
+    temperature(sampling)
+    assert time.perf_counter() - started < 1
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
