@@ -323,18 +323,20 @@ class Decider:
         if deadline is not None:
             until = min(until, deadline - _margin(deadline - mark))
         near = not self._refusal(prompt, request, truncated=decision.truncated)
-        came = await self.flights.join(
-            decision, until, partial(self._alike, decision, reading(prompt)) if near else None
-        )
-        now = self.answers.clock.now()
-        if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
-            decision.hit = self._exact(request, prompt, now)
-            return
-        key, similarity = came
-        if key == prompt.key:
-            decision.hit = self._exact(request, prompt, now)
-        elif (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
-            self._verify(decision, replace(NOTHING_FOUND, answers=[(similarity, entry.row)]), now)
+        alike = partial(self._alike, decision, reading(prompt)) if near else None
+        while decision.hit is None:
+            came = await self.flights.join(decision, until, alike)
+            now = self.answers.clock.now()
+            if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
+                decision.hit = self._exact(request, prompt, now)
+                break
+            key, similarity = came
+            if key == prompt.key:
+                decision.hit = self._exact(request, prompt, now)
+                break
+            # What came may have to be audited: for all who ask the same, one fetches it, and the others wait again.
+            if (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
+                self._verify(decision, replace(NOTHING_FOUND, answers=[(similarity, entry.row)]), now)
         if decision.hit is not None:
             decision.candidate = None
 
