@@ -51,13 +51,38 @@ async def test_an_answer_is_its_writer_s_own_at_first(tmp_path: Path) -> None:
                 assert not decision.plan.HasField("candidate"), "not even a hint that somebody stored it"
 
 
+@pytest.mark.parametrize("other", ["if x:\n  a()\nb()", "IF x:\n  a()\n  b()", "if x: a() b()"])
+async def test_the_same_words_in_other_case_or_spacing_are_another_answer(tmp_path: Path, other: str) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["ann"], "a question", "if x:\n  a()\n  b()")
+        await tell(by["eve"], "a question", other)
+        assert await seen(by["ann"], "a question") == "if x:\n  a()\n  b()"
+        assert not await seen(by["bob"], "a question")
+
+
+async def test_what_became_everyone_s_is_of_one_type_and_goes_with_the_tags_of_all_who_told_it(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        told: dict[str, dict[str, Any]] = {
+            "ann": {"source_tags": ["doc:1"]},
+            "eve": {"content_type": "text/html"},
+            "bob": {"source_tags": ["doc:2"]},
+        }
+        for name, fields in told.items():
+            decision = await by[name].decide("a question", "shop", cache=REFRESH)
+            await by[name].report(decision, answer="<b>yes</b>", **fields)
+            assert bool(await seen(by["boss"], "a question")) == (name == "bob")
+        assert (await by["boss"].decide("a question", "shop")).answer.content_type == "text/plain"
+        assert (await by["bob"].invalidate("shop", source_tags=["doc:1"])).removed == 1
+        assert not await seen(by["bob"], "a question")
+
+
 async def test_another_s_equal_answer_makes_it_everyone_s(tmp_path: Path) -> None:
     async with shared(tmp_path) as by:
-        await tell(by["ann"], "a question", "Yes, of  course.")
-        done = await tell(by["bob"], "a question", "yes, of course.")
+        await tell(by["ann"], "a question", "Yes,\r\nof course. \n")
+        done = await tell(by["bob"], "a question", "Yes,\nof course.")
         for name in by:
             for prompt in ("a question", "A question"):
-                assert await seen(by[name], prompt) == "yes, of course."
+                assert await seen(by[name], prompt) == "Yes,\nof course."
         (stored,) = await listed(by["eve"])
         assert (stored.entry_id, stored.private_to) == (done.entry_id, "")
 
