@@ -213,7 +213,7 @@ class Decider:
         """Count a request in the account of its budget, if it may be served."""
         request = decision.request
         if request.cache.mode is CacheMode.DEFAULT:
-            self.keeper.count(request.scope, budget_of(request.cache, self.settings.cache.of(request.scope)))
+            self.keeper.count(request.account, budget_of(request.cache, self.settings.cache.of(request.scope)))
 
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
@@ -224,7 +224,8 @@ class Decider:
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
         near = [(s, self._revived(e, decision.prompt, now)) for s, e in there]
         if budget_of(request.cache, settings) < 1:
-            tried = self.keeper.verify(decision.prompt, near, request, settings, now)
+            asked = request._replace(scope=request.account) if request.private_to else request
+            tried = self.keeper.verify(decision.prompt, near, asked, settings, now)
             served, decision.judged, decision.trial = tried
         else:
             served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)

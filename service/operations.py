@@ -28,7 +28,7 @@ from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, retry_delay, to_status
 from service.lookup import NO_SEARCH
 from service.reports import Report, oversize
-from service.requests import Decision, Outcome, Request, tokens_of
+from service.requests import Decision, Outcome, Request, account_of, tokens_of
 from service.requests import Record as Came
 from service.runtime import Runtime
 from service.settings import to_toml
@@ -306,7 +306,8 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     if decider.accounts is not None:
         learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")
     if message.scope:
-        response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(scope)))
+        for account in _accounts(call, scope):
+            response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(account)))
     else:
         response.memory_per_answer_bytes, response.evicted = view.memory_per_answer(), decider.answers.capacity.evicted
         response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
@@ -382,6 +383,12 @@ def _private_to(call: Call, scope: str) -> str:
     return writer(settings.auth, call.principal, scope) if settings.cache.of(scope).corroborate else ""
 
 
+def _accounts(call: Call, scope: str) -> list[str]:
+    """Return whose accounts of a scope's error budgets a caller may see: its own, an administrator everyone's."""
+    others = call.runtime.settings.auth.tokens if call.principal.admin else ()
+    return [account_of(scope, one) for one in (_private_to(call, scope), *others)]
+
+
 def _may_see(call: Call, scope: str, private_to: str) -> bool:
     """Return whether a caller may know of an answer that is private to a principal, or ("") everyone's."""
     return call.principal.admin or private_to in ("", _private_to(call, scope))
@@ -417,10 +424,10 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    answers = call.runtime.decider.answers
+    answers, account = call.runtime.decider.answers, account_of(scope, _private_to(call, scope))
 
     def came(answer: Answer) -> Came:
-        right, wrong = call.runtime.decider.keeper.verdicts_on(scope, answer.meaning)
+        right, wrong = call.runtime.decider.keeper.verdicts_on(account, answer.meaning)
         return Came(answers.capacity.uses(answer), answers.wordings(answer), right, wrong)
 
     def may_see(record: Record) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from waypost.v1 import cache_pb2, router_pb2, types_pb2
+from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
 from index.store import MemoryStore
 from service.auth import Principal, writer
@@ -210,3 +210,26 @@ def test_a_scope_of_one_token_and_its_administrators_is_not_shared(name: str, sc
 async def listed(service: Service, ids: list[str] | None = None) -> list[cache_pb2.StoredAnswer]:
     page = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest(scope="shop", entry_ids=ids or []))
     return list(page.answers)
+
+
+async def test_what_one_principal_says_of_candidates_changes_nothing_for_another(tmp_path: Path) -> None:
+    budget = types_pb2.CacheControl(error_budget=0.05)
+    async with shared(tmp_path, error_budget=0.05) as by:
+        await by["boss"].put("is the warranty valid for 2 years", "yes", "shop")
+        lied = 0
+        for years in range(3, 63):
+            decision = await by["eve"].decide(f"is the warranty valid for {years} years", "shop", cache=budget)
+            if decision.HasField("plan"):
+                await by["eve"].report(decision, fill_token="", candidate_equivalent=True)
+                lied += 1
+        assert 18 <= lied < 60, "she has convinced herself"
+        for years in range(63, 83):
+            plan = (await by["bob"].decide(f"is the warranty valid for {years} years", "shop", cache=budget)).plan
+            assert plan.candidate.refused_by == "numbers_differ"
+        accounts = [len((await stats(by[name])).budgets) for name in ("eve", "bob", "ann", "boss")]
+        assert accounts == [1, 1, 0, 2]
+
+
+async def stats(service: Service) -> admin_pb2.GetStatsResponse:
+    found: admin_pb2.GetStatsResponse = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope="shop"))
+    return found
