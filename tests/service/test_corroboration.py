@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.store import MemoryStore
 from service.auth import Principal, writer
@@ -233,3 +233,13 @@ async def test_what_one_principal_says_of_candidates_changes_nothing_for_another
 async def stats(service: Service) -> admin_pb2.GetStatsResponse:
     found: admin_pb2.GetStatsResponse = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope="shop"))
     return found
+
+
+async def test_nobody_takes_back_what_another_s_sources_taught(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        for name in ("bob", "eve"):
+            decision = await by[name].decide("add two numbers", "shop")
+            await by[name].report(decision, fill_token="", quality=0.5, quality_source="judge")
+        request = references_pb2.DeleteRequest(scope="shop", sources=["judge"])
+        for name, reports in (("eve", 1), ("eve", 0), ("ann", 0), ("boss", 1)):
+            assert (await by[name].call("References.Delete", request)).reports == reports, name
