@@ -47,6 +47,7 @@ _MANIFEST = "manifest.json"
 _CONTENT: Final = ("format", "references", "encoder_digest", "dimensions", "calibration", "files")
 _LATEST: Final = 253_402_300_800  # the year 10000, where timestamps end
 _ABANDONED_S: Final = 86_400
+_USUAL_TOKENS: Final = 1_000  # of a call, in and out, where prices are compared
 # Correlations from so many references know nothing that more would not; from so few they are worth half.
 _SAMPLE: Final = 20_000
 _FEW: Final = 20.0
@@ -127,6 +128,19 @@ class Generation:
     def best(self) -> str:
         """The id of the model with the best mean score over all references."""
         return self.catalogue.models[int(np.argmax(np.nan_to_num(self.mean_scores, nan=-1.0)))].id
+
+    @cached_property
+    def strongest(self) -> str:
+        """The id of the model that is taken to be the strongest: the best one over all references.
+
+        A label of a best model names the cheapest that will do, so most of them are no praise of how good a model is:
+        where most references are such, it is the dearest model that one of them names.
+        """
+        labelled = {reference.best_model for reference in self.references if not reference.scores}
+        named = [model for model in self.catalogue.models if model.id in labelled]
+        if not named or 2 * sum(bool(reference.scores) for reference in self.references) >= len(self.references):
+            return self.best
+        return max(named, key=lambda model: model.cost_usd(_USUAL_TOKENS, _USUAL_TOKENS)).id
 
 
 def score_matrix(references: Sequence[Reference], catalogue: Catalogue) -> NDArray[np.float32]:

@@ -228,7 +228,7 @@ def _value(node: ast.expr) -> float:
 
 def _is_json(text: str, response_format: str) -> bool:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return False
     schema = _schema(response_format)
@@ -236,6 +236,10 @@ def _is_json(text: str, response_format: str) -> bool:
     if schema.get("type") == "object" or isinstance(required, list):
         return isinstance(found, dict) and all(key in found for key in required or () if isinstance(key, str))
     return True
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number JSON has")
 
 
 def _schema(response_format: str) -> dict[str, Any]:

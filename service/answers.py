@@ -150,7 +150,9 @@ class Answers:
             if same := agreeing(answer, others):
                 instead = [key_of(one) for one in same if one.private_to]
                 instead.append(key_of(answer))
-                answer = replace(answer, id=entry_id(answer.key, ""), private_to="")
+                # Whoever told it first may have said what it was made from.
+                tags = dict.fromkeys(tag for one in (answer, *same) for tag in one.source_tags)
+                answer = replace(answer, id=entry_id(answer.key, ""), private_to="", source_tags=tuple(tags))
         replaced = self.view.by_id(answer.scope, answer.id) is not None
         await self._write([answer], instead)
         return answer, replaced

@@ -214,7 +214,7 @@ class Decider:
         """Count a request in the account of its budget, if it may be served."""
         request = decision.request
         if request.cache.mode is CacheMode.DEFAULT:
-            self.keeper.count(request.scope, budget_of(request.cache, self.settings.cache.of(request.scope)))
+            self.keeper.count(request.account, budget_of(request.cache, self.settings.cache.of(request.scope)))
 
     def _verify(self, decision: Decision, found: Found, now: float) -> None:
         """Set the hit, or the candidate that was refused."""
@@ -225,7 +225,8 @@ class Decider:
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
         near = [(s, self._revived(e, decision.prompt, now)) for s, e in there]
         if budget_of(request.cache, settings) < 1:
-            tried = self.keeper.verify(decision.prompt, near, request, settings, now)
+            asked = request._replace(scope=request.account) if request.private_to else request
+            tried = self.keeper.verify(decision.prompt, near, asked, settings, now)
             served, decision.judged, decision.trial = tried
         else:
             served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)
@@ -324,18 +325,20 @@ class Decider:
         if deadline is not None:
             until = min(until, deadline - _margin(deadline - mark))
         near = not self._refusal(prompt, request, truncated=decision.truncated)
-        came = await self.flights.join(
-            decision, until, partial(self._alike, decision, reading(prompt)) if near else None
-        )
-        now = self.answers.clock.now()
-        if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
-            decision.hit = self._exact(request, prompt, now)
-            return
-        key, similarity = came
-        if key == prompt.key:
-            decision.hit = self._exact(request, prompt, now)
-        elif (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
-            self._verify(decision, replace(NOTHING_FOUND, answers=[(similarity, entry.row)]), now)
+        alike = partial(self._alike, decision, reading(prompt)) if near else None
+        while decision.hit is None:
+            came = await self.flights.join(decision, until, alike)
+            now = self.answers.clock.now()
+            if came is None:  # nobody fetches it, or not any more: it may have come while this prompt was embedded
+                decision.hit = self._exact(request, prompt, now)
+                break
+            key, similarity = came
+            if key == prompt.key:
+                decision.hit = self._exact(request, prompt, now)
+                break
+            # What came may have to be audited: for all who ask the same, one fetches it, and the others wait again.
+            if (entry := self.answers.view.exact(request.scope, key, request.private_to)) is not None:
+                self._verify(decision, replace(NOTHING_FOUND, answers=[(similarity, entry.row)]), now)
         if decision.hit is not None:
             decision.candidate = None
 

@@ -60,7 +60,7 @@ class Lessons:
         """Go on from what was kept, and from now on have it kept.
 
         Args:
-            kept: by scope.
+            kept: by account.
             put: keeps a value by kind and key; called every few seconds with what has changed, on the event loop.
         """
         self.keeper.restore(kept)
@@ -75,15 +75,15 @@ class Lessons:
             answer: the whole answer; "" where only `equivalent` counts.
             equivalent: what the caller says of the candidate.
         """
-        trial, scope = decision.trial, decision.request.scope
+        trial, account = decision.trial, decision.request.account
         if trial is None or decision.taught or decision.hit is not None:
             return None
         decision.taught = True
         verdict = plain_verdict(equivalent, answer, trial.entry.meaning)
         if verdict is not None:
-            self.keeper.learn(scope, trial, wrong=not verdict)
+            self.keeper.learn(account, trial, wrong=not verdict)
         elif len(self._comparing) < _MOST_WAITING:
-            task = asyncio.get_running_loop().create_task(self._compare(scope, trial, answer))
+            task = asyncio.get_running_loop().create_task(self._compare(account, trial, answer))
             self._comparing.add(task)
             task.add_done_callback(self._comparing.discard)
         if not verdict:
@@ -100,7 +100,7 @@ class Lessons:
         decision.taught = True
         request = decision.request
         budget = budget_of(request.cache, self._settings.of(request.scope))
-        self.keeper.complain(request.scope, budget, trial, decision.hit.answer.meaning)
+        self.keeper.complain(request.account, budget, trial, decision.hit.answer.meaning)
 
     async def settle(self) -> None:
         """Wait until what was heard is learned."""
@@ -121,10 +121,10 @@ class Lessons:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        for scope, state in self.keeper.changed():
-            self._put(KIND, scope, state)
+        for account, state in self.keeper.changed():
+            self._put(KIND, account, state)
 
-    async def _compare(self, scope: str, trial: Trial, answer: str) -> None:
+    async def _compare(self, account: str, trial: Trial, answer: str) -> None:
         found = self._answers.fetch(trial.entry)
         if found is None:  # removed meanwhile
             return
@@ -138,4 +138,4 @@ class Lessons:
         if verdict is None:
             self.keeper.verdicts["unknown"] += 1
         else:
-            self.keeper.learn(scope, trial, wrong=not verdict)
+            self.keeper.learn(account, trial, wrong=not verdict)

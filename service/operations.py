@@ -27,7 +27,7 @@ from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, retry_delay, to_status
 from service.lookup import NO_SEARCH
 from service.reports import Report, oversize
-from service.requests import Decision, Outcome, Request, tokens_of
+from service.requests import Decision, Outcome, Request, account_of, source_of, tokens_of
 from service.requests import Record as Came
 from service.runtime import Runtime
 from service.settings import to_toml
@@ -136,7 +136,8 @@ async def report_(message: router_pb2.ReportRequest, call: Call) -> Message:
         runtime.decider.log.add(decision)
     quality = message.quality if message.HasField("quality") else None
     reviews.reported(runtime.decider, decision, model, quality, wrong=what.answer_wrong)
-    rating = learning.to_rating(message, what, decision, call.principal, _catalogue(call))
+    private_to = _private_to(call, decision.request.scope)
+    rating = learning.to_rating(message, what, decision, call.principal, private_to, _catalogue(call))
     runtime.heard(decision, rating)
     first, decision.reported = not decision.reported, True
     if first:
@@ -240,7 +241,8 @@ async def delete(message: references_pb2.DeleteRequest, call: Call) -> Message:
     wanted = dict.fromkeys([*ids, *answers.view.references_of(scope, sources)])
     keys = [RecordKey(Kind.REFERENCE, scope, i) for i in wanted if answers.view.has_reference(scope, i)]
     await answers.remove(keys)
-    reports = sum([await call.runtime.forget(scope, source) for source in sources])
+    named = [source_of(source, one) for source in sources for one in _owners(call, scope)]
+    reports = sum([await call.runtime.forget(scope, source) for source in named])
     return references_pb2.DeleteResponse(deleted=len(keys), reports=reports)
 
 
@@ -305,7 +307,8 @@ async def get_stats(message: admin_pb2.GetStatsRequest, call: Call) -> Message:
     if decider.accounts is not None:
         learning.fill_stats(response, decider.accounts, fields.scope_of(message.scope) if message.scope else "")
     if message.scope:
-        response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(scope)))
+        for owner in _owners(call, scope):
+            response.budgets.extend(outgoing.from_ledgers(decider.keeper.ledgers(account_of(scope, owner))))
     else:
         response.memory_per_answer_bytes, response.evicted = view.memory_per_answer(), decider.answers.capacity.evicted
         response.queue_length, response.refused = len(decider.batcher), decider.batcher.refused
@@ -381,6 +384,12 @@ def _private_to(call: Call, scope: str) -> str:
     return writer(settings.auth, call.principal, scope) if settings.cache.of(scope).corroborate else ""
 
 
+def _owners(call: Call, scope: str) -> list[str]:
+    """Return whose accounts and sources a caller may look after: its own, an administrator everyone's."""
+    others = call.runtime.settings.auth.tokens if call.principal.admin else ()
+    return [_private_to(call, scope), *others]
+
+
 def _may_see(call: Call, scope: str, private_to: str) -> bool:
     """Return whether a caller may know of an answer that is private to a principal, or ("") everyone's."""
     return call.principal.admin or private_to in ("", _private_to(call, scope))
@@ -416,10 +425,10 @@ async def _page(
     scope = fields.scope_of(message.scope)
     call.principal.check_scope(scope)
     after, limit = incoming.to_page(message)
-    answers = call.runtime.decider.answers
+    answers, account = call.runtime.decider.answers, account_of(scope, _private_to(call, scope))
 
     def came(answer: Answer) -> Came:
-        right, wrong = call.runtime.decider.keeper.verdicts_on(scope, answer.meaning)
+        right, wrong = call.runtime.decider.keeper.verdicts_on(account, answer.meaning)
         return Came(answers.capacity.uses(answer), answers.wordings(answer), right, wrong)
 
     def may_see(record: Record) -> bool:

@@ -183,7 +183,7 @@ class PolicySettings(Weights):
     tiers: tuple[str, ...] = ()
     """The catalogue's tiers, lowest first. Empty: by the mean price of their models."""
     strong: tuple[str, ...] = ()
-    """The strong models, for `target_strong_share`. Empty: the best one over all references."""
+    """The strong models, for `target_strong_share`. Empty: the model of `stats.baseline` where that is empty."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=1_000)] = ()
     """In the order in which they are looked at."""
     experiments: Annotated[tuple[Experiment, ...], Field(max_length=100)] = ()

@@ -102,8 +102,8 @@ class Runtime:
                 why = f"{root} cannot be written ({error}): the next start would use another generation again"
                 raise PreconditionFailed("INDEX_FOLDER_READ_ONLY", generation_id, why) from error
             previous, self.decider.generation = self.decider.generation.id, generation
-            if self.decider.accounts is not None:
-                self.decider.accounts.baseline = baseline_of(generation, self.settings.stats.baseline)
+            if (accounts := self.decider.accounts) is not None and accounts.baseline not in generation.catalogue.ids:
+                accounts.baseline = baseline_of(generation, self.settings.stats.baseline)
             await self._leave(generation)
         _log.info("generation_activated", generation=generation.id, previous=previous)
         return generation.id, previous

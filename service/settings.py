@@ -295,8 +295,8 @@ class StatsSettings(_Table):
     """What is counted."""
 
     baseline: str = ""
-    """The model (id or alias) that savings are against: always calling it. Empty: the best over all references; where
-    these only name a best model, which is the cheapest that will do, the dearest that they name."""
+    """The model (id or alias) that savings are against: always calling it. Empty: the best over all references;
+    where most of these only name a best model, which is the cheapest that will do, the dearest that they name."""
 
 
 class LogSettings(_Table):

@@ -21,8 +21,6 @@ from service.learning.journal import Rating
 from service.requests import Decision, Estimate, Outcome, tokens_of
 
 _MAX_SCOPES: Final = 10_000
-# Tokens to read and to write, by which models are compared in price.
-_USUAL: Final = 1_000
 _MAX_ARMS: Final = 1_000
 _SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
 
@@ -61,21 +59,12 @@ class Account:
 
 
 def baseline_of(generation: Generation, configured: str) -> str:
-    """Return the id of the model that savings are against: the configured one, else the best over all references.
-
-    Labels of a best model name the cheapest that will do, so most of them are no praise of how good a model is: where
-    references have labels alone it is the dearest model that one of them names.
+    """Return the id of the model that savings are against: the configured one, else the strongest.
 
     Raises:
         CatalogueError: the configured one is not in the catalogue.
     """
-    if configured:
-        return generation.catalogue.get(configured, "stats.baseline").id
-    if any(reference.scores for reference in generation.references):
-        return generation.best
-    named = {reference.best_model for reference in generation.references}
-    models = (model for model in generation.catalogue.models if model.id in named)
-    return max(models, key=lambda model: model.cost_usd(_USUAL, _USUAL)).id
+    return generation.catalogue.get(configured, "stats.baseline").id if configured else generation.strongest
 
 
 class Accounts:

@@ -4,7 +4,7 @@ Keeps what the answers of every scope are worth (`service.cache.worth`) in step 
 `service.answers` around each write, and by decisions to count hits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,11 +72,12 @@ class Capacity:
     def surplus(self, changes: Changes) -> list[RecordKey]:
         """Return what has to go so that these changes leave no scope beyond its capacity."""
         surplus: list[RecordKey] = []
+        needed = {*changes, *_said(changes)}
         for scope, excess in self._beyond(changes).items():
             worth, changing = self._worth_of(scope), []
             while excess and (entry := worth.least(partial(self._view.by_id, scope))) is not None:
                 key = RecordKey(Kind.ANSWER, scope, entry.id)
-                if key in changes:
+                if key in needed:
                     changing.append(entry)
                 else:
                     surplus.append(key)
@@ -136,3 +137,10 @@ class Capacity:
             settings = self._settings.of(scope)
             worth = self._worth[scope] = Worth(settings.max_answers, settings.max_mib << 20)
         return worth
+
+
+def _said(changes: Changes) -> Iterator[RecordKey]:
+    """Yield the answers that wordings among the changes are of: with them the wordings would go, too."""
+    for key, record in changes.items():
+        if isinstance(record, Answer) and record.wording_of:
+            yield RecordKey(Kind.ANSWER, key.scope, record.wording_of)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from index.records import Answer
-from index.text import digest
+from index.text import canonical, digest
 from service.settings import CacheSettings
 
 # Nothing that was taken is given back (possessive): else a million spaces would be tried in half a billion ways.
@@ -60,9 +60,10 @@ def entry_id(key: bytes, private_to: str) -> str:
 
 
 def agreeing(answer: Answer, others: Iterable[Answer]) -> list[Answer]:
-    """Return those answers to the same prompt that say the same, letter case and white space aside.
+    """Return those answers to the same prompt that are the same text of the same type, line ends aside.
 
-    Not those that mean the same: whoever wants to slip something into a shared answer would keep the rest of it.
+    Not those that mean the same, nor those in other letter case or spacing, which in code is another meaning: whoever
+    wants to slip something into a shared answer would keep the rest of it.
     """
-    said = answer.content.casefold().split()
-    return [other for other in others if other.content.casefold().split() == said]
+    said = canonical(answer.content)
+    return [one for one in others if one.content_type == answer.content_type and canonical(one.content) == said]

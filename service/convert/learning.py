@@ -12,7 +12,7 @@ from service.learning.journal import Rating
 from service.learning.replay import Replayed
 from service.replaying import Wanted
 from service.reports import Report
-from service.requests import Decision
+from service.requests import Decision, source_of
 from service.spending import Account, Accounts, ModelCounts
 
 _MAX_REPLAYED = 1_000_000
@@ -20,7 +20,12 @@ _MOVES = 100
 
 
 def to_rating(
-    message: router_pb2.ReportRequest, what: Report, decision: Decision, principal: Principal, catalogue: Catalogue
+    message: router_pb2.ReportRequest,
+    what: Report,
+    decision: Decision,
+    principal: Principal,
+    private_to: str,
+    catalogue: Catalogue,
 ) -> Rating:
     """Return what a report says of a model's answer; its numbers were checked by `check_report`.
 
@@ -29,6 +34,7 @@ def to_rating(
         what: the same, as far as it is about the answer.
         decision: what it is about.
         principal: who reports.
+        private_to: the same, where principals share the scope and do not trust each other.
         catalogue: prices the tokens of a report that names no cost.
     """
     has, usage = message.HasField, message.usage
@@ -42,7 +48,7 @@ def to_rating(
         model=what.model,
         outcome=what.outcome,
         quality=message.quality if has("quality") else None,
-        source=named or principal.name,
+        source=source_of(named or principal.name, private_to),
         cost_usd=cost,
         latency_s=to_seconds("latency", message.latency, zero=True) if has("latency") else None,
         input_tokens=usage.input_tokens if tokens else None,

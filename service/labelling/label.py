@@ -9,7 +9,7 @@ from index.errors import InputError
 from index.records import Message
 from service.labelling.endpoints import Answered, Caller, CallFailed, EndpointRefused, Priced
 from service.labelling.results import Call, Results, Unlabelled
-from service.labelling.scores import COMPARISONS, judge_messages, judged
+from service.labelling.scores import COMPARISONS, has_number, judge_messages, judged
 
 JUDGE: Final = "judge"
 _IN_A_ROW: Final = 10
@@ -63,24 +63,29 @@ class _Work:
 
     async def one(self, prompt: Unlabelled, priced: Priced) -> None:
         """Have one prompt answered by one model, unless it was, and the answer scored."""
-        call = (prompt.id, priced.model)
+        call, who = (prompt.id, priced.model), priced.model
         try:
             content = self.results.answers.get(call)
             if content is None:
                 content = await self._answer(call, prompt, priced)
-            await self._score(call, prompt, content)
-            self._in_a_row[priced.model] = 0
+                self._in_a_row[who] = 0
+            who = JUDGE if self.scoring == JUDGE else who
+            if await self._score(call, prompt, content):
+                self._in_a_row[who] = 0
         except _OverBudget:
             self.done.stopped = "the budget is spent"
         except CallFailed as error:
-            self.results.failed(call, str(error))
-            self.done.failed += 1
-            self._in_a_row[priced.model] = self._in_a_row.get(priced.model, 0) + 1
-            if self._in_a_row[priced.model] >= _IN_A_ROW:
-                self.done.refused[priced.model] = f"{_IN_A_ROW} failures in a row, the last: {error}"
+            self._failed(call, who, str(error))
         except EndpointRefused as error:
-            who = JUDGE if self.judge is not None and str(error).startswith(f"{self.judge.model}:") else priced.model
             self.done.refused[who] = str(error)
+
+    def _failed(self, call: Call, who: str, why: str, cost_usd: float = 0.0) -> None:
+        """Write down that a call led to nothing; whoever fails again and again is not asked any more."""
+        self.results.failed(call, why, cost_usd)
+        self.done.failed += 1
+        self._in_a_row[who] = self._in_a_row.get(who, 0) + 1
+        if self._in_a_row[who] >= _IN_A_ROW:
+            self.done.refused[who] = f"{_IN_A_ROW} failures in a row, the last: {why}"
 
     async def _answer(self, call: Call, prompt: Unlabelled, priced: Priced) -> str:
         answered = await self._paid(priced, prompt.messages)
@@ -97,7 +102,8 @@ class _Work:
         )
         return answered.content
 
-    async def _score(self, call: Call, prompt: Unlabelled, content: str) -> None:
+    async def _score(self, call: Call, prompt: Unlabelled, content: str) -> bool:
+        """Return whether there is a score now."""
         basis = prompt.basis(self.scoring)
         if self.scoring != JUDGE:
             self.results.scored(call, COMPARISONS[self.scoring](content, prompt.expected), 0.0, basis=basis)
@@ -109,11 +115,11 @@ class _Work:
             said = await self._paid(self.judge, judge_messages(question, content, prompt.expected))
             score = judged(said.content)
             if score is None:
-                self.results.failed(call, f"the judge gave no score: {said.content[:200]}", said.cost_usd)
-                self.done.failed += 1
-                return
+                self._failed(call, JUDGE, f"the judge gave no score: {said.content[:200]}", said.cost_usd)
+                return False
             self.results.scored(call, score, said.cost_usd, basis=basis, judge=self.judge.model)
         self.done.scored += 1
+        return True
 
     async def _paid(self, priced: Priced, messages: Sequence[Message]) -> Answered:
         most = priced.most(messages)
@@ -151,6 +157,11 @@ def check_scoring(scoring: str, judge: Priced | None, prompts: Sequence[Unlabell
         raise InputError(
             f"--score {scoring}: {len(without)} prompts have no `expected` answer ({', '.join(without[:3])}): "
             "add one to each, or use --score judge"
+        )
+    elif scoring == "number" and (without := [one.id for one in prompts if not has_number(one.expected)]):
+        raise InputError(
+            f"--score number: `expected` of {len(without)} prompts has no number ({', '.join(without[:3])}): "
+            "mend them, or use --score contains"
         )
 
 

@@ -44,6 +44,11 @@ def last_number(answer: str, expected: str) -> float:
     return float(bool(found and wanted) and float(found[-1].replace(",", "")) == float(wanted[-1].replace(",", "")))
 
 
+def has_number(text: str) -> bool:
+    """Return whether `last_number` has anything to compare an answer with."""
+    return _NUMBER.search(text) is not None
+
+
 COMPARISONS: Final[dict[str, Callable[[str, str], float]]] = {
     "exact": exact,
     "contains": contains,

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.requests import Estimate
+from service.requests import Estimate, owner_of
 
 Floats = NDArray[np.float64]
 # Fewer reports say nothing.
@@ -132,7 +132,7 @@ def bounded(weights: Floats, groups: Sequence[str], regions: Sequence[int] = ())
     Args:
         weights: at least 0, shape (reports,).
         groups: of each report. One may weigh as much as all others, or _GROUP, whichever is more; where there is only
-            one, it is all there is to go by.
+            one, it is all there is to go by. Nor may all groups of one owner.
         regions: of each report; empty: not looked at. One may weigh _REGION.
     """
     weights = np.asarray(weights, np.float64).copy()
@@ -140,11 +140,12 @@ def bounded(weights: Floats, groups: Sequence[str], regions: Sequence[int] = ())
         _, place = np.unique(np.asarray(regions), return_inverse=True)
         totals = np.bincount(place, weights)
         weights *= np.minimum(1.0, _REGION / np.maximum(totals, 1e-12))[place]
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) > 1:
-        totals = np.bincount(place, weights)
-        largest = int(totals.argmax())
-        most = max(float(totals.sum() - totals[largest]), _GROUP)
-        if totals[largest] > most:
-            weights[place == largest] *= most / totals[largest]
+    for shares in (groups, [owner_of(group) for group in groups]):
+        names, place = np.unique(np.asarray(shares), return_inverse=True)
+        if len(names) > 1:
+            totals = np.bincount(place, weights)
+            largest = int(totals.argmax())
+            most = max(float(totals.sum() - totals[largest]), _GROUP)
+            if totals[largest] > most:
+                weights[place == largest] *= most / totals[largest]
     return weights

@@ -3,7 +3,6 @@
 Made at the start, by `waypost check`, and before another generation is activated: never while deciding.
 """
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,21 +55,21 @@ class Compiled:
 def fit(settings: PolicySettings, generation: Generation) -> Compiled:
     """Return the policy for a generation, ready to be applied; raises what `compile_policy` does."""
     categories = {reference.category for reference in generation.references}
-    compiled = compile_policy(settings, generation.catalogue, generation.mean_scores.tolist(), categories)
+    compiled = compile_policy(settings, generation.catalogue, generation.strongest, categories)
     if "language" in compiled.facts | compiled.late_facts:
         language.prepare()
     return compiled
 
 
 def compile_policy(
-    settings: PolicySettings, catalogue: Catalogue, mean_scores: Sequence[float], categories: Collection[str]
+    settings: PolicySettings, catalogue: Catalogue, strongest: str, categories: Collection[str]
 ) -> Compiled:
     """Return the policy for a catalogue.
 
     Args:
         settings: of the policy.
         catalogue: the models.
-        mean_scores: of every model over all references, NaN where unknown; the best is strong where nothing is said.
+        strongest: the model that is strong where nothing is said.
         categories: that references have.
 
     Raises:
@@ -92,7 +91,7 @@ def compile_policy(
             problems += [f"{place}: {why}" for why in _late_problems(rule, condition, categories)]
     problems += [f"policy.rules, rule {name!r}: {why}" for name, why in never(checked)]
     experiments = [_experiment(one, catalogue, tiers, problems) for one in settings.experiments]
-    strong = _strong(settings, catalogue, mean_scores, problems)
+    strong = _strong(settings, catalogue, strongest, problems)
     if problems:
         raise SettingsError(problems)
     late = tuple(bound for bound in rules if bound.condition is not None and bound.condition.variables & LATE)
@@ -156,9 +155,7 @@ def _tiers(settings: PolicySettings, catalogue: Catalogue, problems: list[str]) 
     return settings.tiers
 
 
-def _strong(
-    settings: PolicySettings, catalogue: Catalogue, mean_scores: Sequence[float], problems: list[str]
-) -> frozenset[str]:
+def _strong(settings: PolicySettings, catalogue: Catalogue, strongest: str, problems: list[str]) -> frozenset[str]:
     """Return the strong models."""
     problems += [f"policy.strong: {catalogue.unknown(name)}" for name in settings.strong if name not in catalogue]
     if settings.strong:
@@ -166,5 +163,4 @@ def _strong(
         if len(strong) == len(catalogue.models):
             problems.append("policy.strong: names every model of the catalogue: leave one out, to choose between")
         return strong
-    known = [(-1.0 if math.isnan(score) else score, -i) for i, score in enumerate(mean_scores)]
-    return frozenset({catalogue.ids[-max(known)[1]]})
+    return frozenset({strongest})

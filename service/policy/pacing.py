@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-# How far one decision too many moves the threshold, in units of the gains' spread: the share is never off by more
-# decisions than 1 / STEP for each spread between where the threshold began and where it has to be.
+# How far one decision too many moves the threshold, in units of the gains' spread: where that is steady, the share is
+# never off by more decisions than 1 / STEP for each spread between where the threshold began and where it has to be.
 _STEP: Final = 0.05
 _LEAST_SPREAD: Final = 0.01
 _NEWEST: Final = 0.02  # weight of the newest gain in mean and spread
@@ -31,9 +31,9 @@ class StrongShare:
     """Sends a share of the prompts to the strong models: those that gain most by it.
 
     The threshold on the gain begins where the references' estimates put it (Ong et al. 2024, RouteLLM, calibrate theirs
-    so). From there it is moved by how many strong decisions there were too many so far. As gains are bounded, so is
-    that number, and therefore the share is met in the long run whatever the traffic (integral control; the argument of
-    Gibbs & Candès 2021 for coverage).
+    so). From there each strong decision moves it up, and each other one down, by as much as keeps it where it is while
+    the share is met. As gains are bounded, so is the sum of these steps, and therefore the share is met in the long run
+    whatever the traffic (integral control; the argument of Gibbs & Candès 2021 for coverage).
 
     Args:
         target: the share, 0 to 1.
@@ -42,17 +42,16 @@ class StrongShare:
 
     def __init__(self, target: float, gains: Sequence[float]) -> None:
         self.target = target
-        self._began = float(np.quantile(gains, 1 - target)) if len(gains) else 0.0
+        self._threshold = float(np.quantile(gains, 1 - target)) if len(gains) else 0.0
         self._mean = float(np.mean(gains)) if len(gains) else 0.0
         self._spread = max(float(np.std(gains)) if len(gains) else 0.0, _LEAST_SPREAD)
-        self._excess = 0.0
 
     @property
     def threshold(self) -> float:
         """What a gain must reach now: infinite where the share leaves nothing to weigh."""
         if not 0 < self.target < 1:
             return -math.inf if self.target else math.inf
-        return self._began + _STEP * self._spread * self._excess
+        return self._threshold
 
     def strong(self, gain: float) -> bool:
         """Return whether a gain is worth a strong model."""
@@ -60,12 +59,13 @@ class StrongShare:
 
     def follow(self, gain: float, *, strong: bool) -> None:
         """Take in a gain, and what was decided in the end."""
+        # By the spread as it was: a step that depends on the gain itself would not be the same up and down. What was
+        # decided too often moved the threshold then; a spread that changes later does not move it back.
+        unit = _STEP * self._spread
+        # Beyond the gains' own limits nothing changes any more: what conversations keep must not pile up there.
+        self._threshold = min(max(self._threshold + unit * (strong - self.target), -1 - unit), 1 + unit)
         self._mean += _NEWEST * (gain - self._mean)
         self._spread = max(self._spread + _NEWEST * (abs(gain - self._mean) - self._spread), _LEAST_SPREAD)
-        # Beyond the gains' own limits nothing changes any more: what conversations keep must not pile up there.
-        unit = _STEP * self._spread
-        least, most = (-1 - self._began) / unit - 1, (1 - self._began) / unit + 1
-        self._excess = min(max(self._excess + strong - self.target, least), most)
 
 
 @dataclass(frozen=True, slots=True)

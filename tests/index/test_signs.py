@@ -64,6 +64,7 @@ def test_what_stops_in_the_middle_is_cut_off(answer: str) -> None:
         (JSON, " [1, 2]\n", ""),
         (JSON, "Here you are: {}", "wrong format"),
         (JSON, '{"a": 1', "wrong format"),
+        (JSON, '{"a": NaN}', "wrong format"),
         (JSON, "```json\n{}\n```", "wrong format"),
         (SCHEMA, '{"city": "Ulm"}', ""),
         (SCHEMA, '{"town": "Ulm"}', "wrong format"),

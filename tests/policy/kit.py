@@ -1,7 +1,6 @@
 """A catalogue with tiers, a policy written as TOML, and a request without anything."""
 
 import tomllib
-from collections.abc import Sequence
 
 import pytest
 
@@ -17,15 +16,14 @@ for _name in ("small", "medium", "large"):
     TIERED = TIERED.replace(f'id = "{_name}-1"', f'id = "{_name}-1"\ntier = "{_name}"')
 CATALOGUE = catalogue(TIERED)
 CATEGORIES = {"maths", "writing"}
-MEANS = (0.5, 0.7, 0.9)
 
 
 def policy(text: str) -> PolicySettings:
     return PolicySettings(**tomllib.loads(text))
 
 
-def compiled(text: str, means: Sequence[float] = MEANS) -> Compiled:
-    return compile_policy(policy(text), CATALOGUE, means, CATEGORIES)
+def compiled(text: str, strongest: str = "large-1") -> Compiled:
+    return compile_policy(policy(text), CATALOGUE, strongest, CATEGORIES)
 
 
 def problems(text: str) -> list[str]:

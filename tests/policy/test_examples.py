@@ -22,13 +22,13 @@ def test_documented_policies_fit_the_starter_catalogue(block: Block, tmp_path: P
     path = tmp_path / "waypost.toml"
     path.write_text(block.text, encoding="utf-8")
     categories = {"legal", "small_talk", "translation"}
-    compile_policy(load_settings(path).policy, CATALOGUE, [0.5] * len(CATALOGUE.models), categories)
+    compile_policy(load_settings(path).policy, CATALOGUE, CATALOGUE.ids[0], categories)
 
 
 def decided(example: str, text: str, turns: int = 1, **attributes: str) -> tuple[str, set[str], Request]:
     """Return the rules that matched, the models they leave, and the request they make."""
     settings = load_settings(ROOT / "examples" / "policy" / f"{example}.toml").policy
-    bound = compile_policy(settings, CATALOGUE, [0.5] * len(CATALOGUE.models), set())
+    bound = compile_policy(settings, CATALOGUE, CATALOGUE.ids[0], set())
     asked = Request("default", text, attributes=attributes)
     prompt = Prompt(text, b"", turns=turns, size=len(text))
     trace = Trace(asked)

@@ -57,6 +57,15 @@ def test_the_threshold_follows_traffic_that_gains_more_than_the_references() -> 
     assert sum(chosen) / 2_000 == pytest.approx(0.3, abs=0.02)
 
 
+def test_the_share_is_met_where_most_prompts_gain_all_there_is_and_others_come_in_runs() -> None:
+    rng = random.Random(4)
+    share = StrongShare(0.3, [rng.uniform(-0.8, 0.95) for _ in range(400)])
+    gains: list[float] = []
+    while len(gains) < 2_000:
+        gains += [0.9965] * rng.randrange(1, 46) + [rng.uniform(-1, 0.2) for _ in range(rng.randrange(6))]
+    assert sum(shares(share, gains)) / len(gains) == pytest.approx(0.3, abs=0.03)
+
+
 def test_what_is_strong_for_other_reasons_does_not_pile_up() -> None:
     share = StrongShare(0.3, [0.0, 0.2])
     for _ in range(100_000):

@@ -223,9 +223,9 @@ def test_tiers_are_ordered_by_price_or_as_they_are_given() -> None:
     assert missing == "policy.tiers: the catalogue's tier 'large' is missing; say where it stands"
 
 
-def test_the_strong_models_are_those_named_or_the_best() -> None:
+def test_the_strong_models_are_those_named_or_the_strongest() -> None:
     assert compiled("").strong == {"large-1"}
-    assert compiled("", (0.9, 0.1, float("nan"))).strong == {"small-1"}
+    assert compiled("", "small-1").strong == {"small-1"}
     assert compiled('strong = ["medium", "large"]').strong == {"medium-1", "large-1"}
     assert "policy.strong: the catalogue has no model 'x'" in problems('strong = ["x"]')[0]
     assert "names every model" in problems('strong = ["small", "medium", "large"]')[0]

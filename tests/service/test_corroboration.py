@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from waypost.v1 import cache_pb2, router_pb2, types_pb2
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.store import MemoryStore
 from service.auth import Principal, writer
@@ -51,13 +51,38 @@ async def test_an_answer_is_its_writer_s_own_at_first(tmp_path: Path) -> None:
                 assert not decision.plan.HasField("candidate"), "not even a hint that somebody stored it"
 
 
+@pytest.mark.parametrize("other", ["if x:\n  a()\nb()", "IF x:\n  a()\n  b()", "if x: a() b()"])
+async def test_the_same_words_in_other_case_or_spacing_are_another_answer(tmp_path: Path, other: str) -> None:
+    async with shared(tmp_path) as by:
+        await tell(by["ann"], "a question", "if x:\n  a()\n  b()")
+        await tell(by["eve"], "a question", other)
+        assert await seen(by["ann"], "a question") == "if x:\n  a()\n  b()"
+        assert not await seen(by["bob"], "a question")
+
+
+async def test_what_became_everyone_s_is_of_one_type_and_goes_with_the_tags_of_all_who_told_it(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        told: dict[str, dict[str, Any]] = {
+            "ann": {"source_tags": ["doc:1"]},
+            "eve": {"content_type": "text/html"},
+            "bob": {"source_tags": ["doc:2"]},
+        }
+        for name, fields in told.items():
+            decision = await by[name].decide("a question", "shop", cache=REFRESH)
+            await by[name].report(decision, answer="<b>yes</b>", **fields)
+            assert bool(await seen(by["boss"], "a question")) == (name == "bob")
+        assert (await by["boss"].decide("a question", "shop")).answer.content_type == "text/plain"
+        assert (await by["bob"].invalidate("shop", source_tags=["doc:1"])).removed == 1
+        assert not await seen(by["bob"], "a question")
+
+
 async def test_another_s_equal_answer_makes_it_everyone_s(tmp_path: Path) -> None:
     async with shared(tmp_path) as by:
-        await tell(by["ann"], "a question", "Yes, of  course.")
-        done = await tell(by["bob"], "a question", "yes, of course.")
+        await tell(by["ann"], "a question", "Yes,\r\nof course. \n")
+        done = await tell(by["bob"], "a question", "Yes,\nof course.")
         for name in by:
             for prompt in ("a question", "A question"):
-                assert await seen(by[name], prompt) == "yes, of course."
+                assert await seen(by[name], prompt) == "Yes,\nof course."
         (stored,) = await listed(by["eve"])
         assert (stored.entry_id, stored.private_to) == (done.entry_id, "")
 
@@ -185,3 +210,36 @@ def test_a_scope_of_one_token_and_its_administrators_is_not_shared(name: str, sc
 async def listed(service: Service, ids: list[str] | None = None) -> list[cache_pb2.StoredAnswer]:
     page = await service.call("Cache.ListAnswers", cache_pb2.ListAnswersRequest(scope="shop", entry_ids=ids or []))
     return list(page.answers)
+
+
+async def test_what_one_principal_says_of_candidates_changes_nothing_for_another(tmp_path: Path) -> None:
+    budget = types_pb2.CacheControl(error_budget=0.05)
+    async with shared(tmp_path, error_budget=0.05) as by:
+        await by["boss"].put("is the warranty valid for 2 years", "yes", "shop")
+        lied = 0
+        for years in range(3, 63):
+            decision = await by["eve"].decide(f"is the warranty valid for {years} years", "shop", cache=budget)
+            if decision.HasField("plan"):
+                await by["eve"].report(decision, fill_token="", candidate_equivalent=True)
+                lied += 1
+        assert 18 <= lied < 60, "she has convinced herself"
+        for years in range(63, 83):
+            plan = (await by["bob"].decide(f"is the warranty valid for {years} years", "shop", cache=budget)).plan
+            assert plan.candidate.refused_by == "numbers_differ"
+        accounts = [len((await stats(by[name])).budgets) for name in ("eve", "bob", "ann", "boss")]
+        assert accounts == [1, 1, 0, 2]
+
+
+async def stats(service: Service) -> admin_pb2.GetStatsResponse:
+    found: admin_pb2.GetStatsResponse = await service.call("Admin.GetStats", admin_pb2.GetStatsRequest(scope="shop"))
+    return found
+
+
+async def test_nobody_takes_back_what_another_s_sources_taught(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        for name in ("bob", "eve"):
+            decision = await by[name].decide("add two numbers", "shop")
+            await by[name].report(decision, fill_token="", quality=0.5, quality_source="judge")
+        request = references_pb2.DeleteRequest(scope="shop", sources=["judge"])
+        for name, reports in (("eve", 1), ("eve", 0), ("ann", 0), ("boss", 1)):
+            assert (await by[name].call("References.Delete", request)).reports == reports, name

@@ -68,6 +68,19 @@ async def test_who_means_the_same_gets_the_answer_as_a_semantic_hit(service: Ser
         assert one.answer.matched_prompt == PROMPT
 
 
+async def test_where_what_came_is_to_be_audited_one_of_those_who_wait_does_it_for_all(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.01}, coin=lambda: 0.0) as service:
+        plan = await service.decide("How do I reset my  password?")
+        late = ask(service, ["how do I reset my password"] * 20)
+        await until_waiting(service, 20)
+        await service.report(plan, answer="in the settings")
+        audit = await plan_of(late)
+        assert audit.plan.candidate.refused_by == "audited"
+        await service.report(audit, answer="in the settings")
+        answered = await asyncio.gather(*late)
+        assert sum(one.answer.content == "in the settings" for one in answered) == 19
+
+
 @pytest.mark.parametrize(
     "fields",
     [

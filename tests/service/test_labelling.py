@@ -208,6 +208,29 @@ async def test_an_answer_that_was_paid_is_only_scored_when_the_judge_was_away(
     assert 0 < paid <= 8
 
 
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda handler: reply(handler, 200, completion("Good work!")), "gave no score: Good work!"),
+        (lambda handler: reply(handler, 400, {}), "HTTP 400"),
+    ],
+)
+async def test_a_judge_that_gives_no_scores_is_not_paid_for_ever_and_is_named(
+    tmp_path: Path, provider: Provider, how: Callable[[Any], None], why: str
+) -> None:
+    job = Job(tmp_path, provider, judge=True)
+    rows = [{"id": f"q{i}", "prompt": f"What is {i} plus {i}?"} for i in range(40)]
+    job.prompts.write_text("\n".join(map(json.dumps, rows)))
+    provider.always["judge"] = how
+    done = await job.run("judge")
+    assert set(done.refused) == {"judge"}
+    assert why in done.refused["judge"]
+    assert sum(provider.calls("judge").values()) < 20
+    assert sum(provider.calls("small").values()) < 20
+    del provider.always["judge"]
+    assert (await job.run("judge")).left == 0
+
+
 async def test_rate_limits_errors_and_hang_ups_are_tried_again(tmp_path: Path, provider: Provider) -> None:
     job = Job(tmp_path, provider)
     provider.faults["small"] = [
@@ -401,6 +424,9 @@ async def test_what_cannot_be_scored_is_said_before_anything_is_paid(tmp_path: P
     job.prompts.write_text('{"prompt": "no answer known"}')
     with pytest.raises(InputError, match="no `expected` answer"):
         await job.run("exact")
+    job.prompts.write_text('{"prompt": "two and two", "expected": "four"}')
+    with pytest.raises(InputError, match="has no number"):
+        await job.run("number")
     assert provider.asked == []
 
 

@@ -19,7 +19,7 @@ from service.errors import InvalidRequest
 from service.learning.heads import bounded
 from service.learning.journal import Rating
 from service.learning.online import Learner
-from service.requests import Decision, Estimate, Outcome, Prompt, Request, Timings
+from service.requests import Decision, Estimate, Outcome, Prompt, Request, Timings, source_of
 from service.settings import LearningSettings
 from tests.service.kit import Service, build, running
 
@@ -328,3 +328,12 @@ async def test_expectations_follow_another_generation(tmp_path: Path) -> None:
         request = router_pb2.DecideRequest(prompt="add two small numbers 1", scope="a", explain=True)
         made = await service.call("Router.Decide", request)
         assert made.plan.steps[0].model != "small-1"
+
+
+def test_all_sources_of_one_principal_weigh_no_more_than_everyone_else_s() -> None:
+    sources = [source_of(f"made up {i}", "eve") for i in range(90)] + [source_of("judge", "bob")] * 20 + ["boss"] * 10
+    weights = bounded(np.ones(120), sources)
+    assert weights[:90].sum() == pytest.approx(30)
+    assert weights[90:].sum() == pytest.approx(30)
+    alone = bounded(np.ones(90), sources[:90])
+    assert alone.sum() == pytest.approx(90), "where there is only one, it is all there is to go by"

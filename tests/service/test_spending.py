@@ -127,14 +127,35 @@ async def test_what_a_plan_starts_together_is_expected_to_be_paid_and_is_no_esca
         assert found.escalations == 0
 
 
-_LABELS = [{"best_model": name} for name in ("small-1", "small-1", "medium-1")]
-_SCORES = [{"scores": {"small-1": 1.0, "medium-1": 0.5}}]
+_LABELS: list[dict[str, Any]] = [{"best_model": name} for name in ("small-1", "small-1", "medium-1")]
+_SCORES: list[dict[str, Any]] = [{"scores": {"small-1": 1.0, "medium-1": 0.5}}]
 
 
-@pytest.mark.parametrize(("told", "baseline"), [(_LABELS, "medium-1"), (_SCORES, "small-1")])
+_MIXED = [
+    (_LABELS, "medium-1"),
+    (_SCORES, "small-1"),
+    (_LABELS + _SCORES, "medium-1"),
+    (_LABELS + 3 * _SCORES, "small-1"),
+]
+
+
+@pytest.mark.parametrize(("told", "baseline"), _MIXED)
 async def test_savings_are_against_the_best_or_where_labels_name_the_cheapest_that_will_do_the_dearest(
     tmp_path: Path, told: list[dict[str, Any]], baseline: str
 ) -> None:
     build(tmp_path, [Reference(f"r{i}", f"question {i}", **one) for i, one in enumerate(told)])
     async with running(tmp_path) as service:
         assert (await stats(service)).baseline_model == baseline
+        assert (await service.decide("question 0")).plan.steps
+        decider = service.runtime.decider
+        assert decider.policy._ready[decider.generation.id].compiled.strong == {baseline}
+
+
+async def test_savings_are_against_one_model_though_another_generation_would_name_another(tmp_path: Path) -> None:
+    build(tmp_path, [Reference(f"r{i}", f"question {i}", **one) for i, one in enumerate(_LABELS)])
+    async with running(tmp_path) as service:
+        other = build(tmp_path, [Reference(f"r{i}", f"question {i}", **one) for i, one in enumerate(3 * _SCORES)])
+        await service.runtime.activate(other)
+        assert (await stats(service)).baseline_model == "medium-1"
+    async with running(tmp_path) as service:
+        assert (await stats(service)).baseline_model == "small-1"

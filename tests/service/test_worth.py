@@ -168,3 +168,11 @@ async def kept(service: Service) -> set[str]:
     view = service.runtime.decider.answers.view
     found = [service.runtime.decider.answers.fetch(e) for e in view.entries("default")]
     return {one.content for one in found if one is not None}
+
+
+async def test_an_answer_does_not_go_to_make_room_for_its_own_wordings(tmp_path: Path) -> None:
+    async with running(tmp_path, cache={"max_answers": 4}) as service:
+        await service.put("which day is it", "Monday", wordings=[f"wording {i} of the same" for i in range(9)])
+        assert (await service.decide("which day is it")).answer.content == "Monday"
+        assert (await service.decide("wording 8 of the same")).answer.content == "Monday"
+        assert len(service.runtime.decider.answers.view.entries("default")) == 4

@@ -1,5 +1,6 @@
 """The plots of a report on the cache, in the style of `service.evaluation.plots`."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,10 +43,10 @@ def _hits_errors(found: Figures, budget: float) -> Any:
     axes.plot(*zip(*fixed, strict=True), label="fixed cosine, every one tried", **_FIXED)
     if ours:
         axes.plot(*zip(*ours, strict=True), "o-", label="Waypost, by error budget", **_OURS)
-        for one in found.points:
+        for place, budgets in groupby(found.points, lambda one: (one.service.wrong, one.service.hits)):
             axes.annotate(
-                f"{one.budget:.1%}",
-                (one.service.wrong, one.service.hits),
+                ", ".join(f"{one.budget:.1%}" for one in budgets),
+                place,
                 xytext=(6, -12),
                 textcoords="offset points",
                 fontsize=9,
@@ -100,12 +101,14 @@ def _budgets(found: Figures) -> Any:
     if any(one.service.unknown for one in found.points):
         axes.plot(budgets, doubtful, "^:", color="#CC79A7", label="wrong or unknown", zorder=3)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xticks(budgets, [f"{budget:.1%}" for budget in budgets])
     seen = [share for share in (*budgets, *bounds, *doubtful) if share > 0]
     ticks = [step * 10**decade for decade in range(-5, 0) for step in (1, 2, 5)]
+    least = min(seen) / 1.5
+    axes.set_yscale("symlog", linthresh=least, linscale=0.3)  # where nothing is wrong, that is to be seen
+    ticks = [0.0, *(tick for tick in ticks if tick >= least)]
     axes.set_yticks(ticks, [f"{tick:.2%}" for tick in ticks])
-    axes.set_ylim(min(seen) / 1.5, max(seen) * 1.5)
+    axes.set_ylim(-least / 4, max(seen) * 1.5)
     axes.minorticks_off()
     axes.set_xlabel("error budget")
     axes.set_ylabel("share of all calls")
