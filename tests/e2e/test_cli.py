@@ -284,7 +284,7 @@ def test_a_table_becomes_references_that_an_index_is_built_from(tmp_path: Path) 
             "cannot listen on 256.1.1.1:1 ([Errno -2] Name or service not known); name another",
         ),
         (["--listen", "192.0.2.1:0"], "192.0.2.1:0 ([Errno 99] Cannot assign requested address); name another address"),
-        (["--listen", "unix:{0}"], "([Errno 98] Address already in use): is another service using it?"),
+        (["--listen", "unix:{0}"], "([Errno 17] what stands there is no socket); name another address"),
         (["--index", "{}"], "waypost build-index"),
     ],
 )
