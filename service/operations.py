@@ -406,7 +406,11 @@ async def _decision(decision_id: str, call: Call, *, looking: bool = False) -> D
     """
     if not decision_id:
         raise InvalidRequest(("decision_id", "required: it is in the response of Decide"))
-    decision = call.runtime.decider.log.get(decision_id) or await call.runtime.recorded(decision_id)
+    decision = call.runtime.decider.log.get(decision_id)
+    if decision is None and (decision := await call.runtime.recorded(decision_id)) is not None:
+        # The journal does not say who asked; whoever speaks of it now speaks for itself alone.
+        whose = _private_to(call, decision.request.scope)
+        decision.request = decision.request._replace(private_to=whose)
     scopes = call.principal.scopes
     everywhere = "*" in scopes or (looking and call.principal.admin)
     if decision is None or not (everywhere or decision.request.scope in scopes):

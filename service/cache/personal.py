@@ -36,8 +36,8 @@ _NATIONAL = re.compile(r"(?!\d{5}-\d{4}\Z)(?:0\d|\(\d{1,5}\)|0/)")
 _MONTH = re.compile(r"(?<!\d)(?:0?[1-9]|1[0-2])[./\-](?:19|20)\d\d(?!\d)")
 # What is called a phone's may be written in any way.
 _NAMED_PHONE = re.compile(
-    r"(?<!\w)(?:(?:tele)?phone|tel|telefon|téléphone|mobile|handy|cell|fax|whatsapp|call|text|sms"
-    r"|(?:my|his|her|our|their) number)(?!\w)"
+    r"(?<!\w)(?:(?:tele)?phone|tel|telefon|téléphone|teléfono|mobile|mobil|handy|cell|fax|whatsapp|call|text|sms"
+    r"|(?:telefon|handy|mobil|ruf|fax)(?:nummer|nr)|(?:my|his|her|our|their) number)(?!\w)"
     r"[^\w\n+(]{0,4}(?:(?:number|no|nr|is|me|us|at|on|to)(?!\w)[^\w\n+(]{0,3}){0,3}"
     r"(\+?\(?\d[\d ().\-/]{5,20}\d)(?!\w)",
     re.IGNORECASE,
@@ -76,7 +76,11 @@ _ACCOUNT = re.compile(
     r"(?:\d{6,17}|\d{2}-\d{2}-\d{2}|\d{2,4}(?:[ \-]\d{2,4}){2,4}|\d{4}[ \-]\d{4})(?![\d.,%]?\d)",
     re.IGNORECASE,
 )
-_IDENTITY = re.compile(r"(?<![\d\-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d\-])")
+_IDENTITY = re.compile(
+    r"(?<![\d\-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d\-])"
+    r"|(?<!\w)(?:ssn|social security)(?!\w)[^\d\n]{0,16}(?!000|666|9)\d{3}[ ]?(?!00)\d{2}[ ]?(?!0000)\d{4}(?!\d)",
+    re.IGNORECASE,
+)
 _KEY = re.compile(
     r"""-----BEGIN\ (?:[A-Z]{1,16}\ ){0,3}PRIVATE\ KEY(?:\ BLOCK)?-----
     |(?<![A-Za-z0-9])(?:
@@ -136,7 +140,7 @@ _KEY_PARTS: Final = (
     "key-",
     "eyJ",
 )
-_KEY_NAMES: Final = ("key", "secret", "token", "passw", "bearer")
+_KEY_NAMES: Final = ("key", "secret", "token", "passw", "pwd", "bearer")
 # A secret that is given a name: long, and of small and capital letters and digits, as no word and no name is, or of
 # sixteen kinds of digits. What is called with arguments is a function's name.
 _NAMED_KEY = re.compile(
@@ -145,6 +149,12 @@ _NAMED_KEY = re.compile(
     r"\s{0,3}[:= ]\s{0,3}[\"']?"
     r"(?:(?=[A-Za-z0-9+/_\-]{0,80}[a-z])(?=[A-Za-z0-9+/_\-]{0,80}[A-Z])(?=[A-Za-z0-9+/_\-]{0,80}\d)"
     r"[A-Za-z0-9+/_\-]{16,80}|(?=[A-Fa-f]{0,80}\d)(?=\d{0,80}[A-Fa-f])[0-9A-Fa-f]{32,80})(?![\w(])"
+)
+# In quotes it may be shorter and hold other signs; not those of a placeholder.
+_QUOTED_KEY = re.compile(
+    r"(?i:secret[_\- ]?key|secret|password|passwd|pwd)[\"']?\s{0,3}[:=]\s{0,3}([\"'])"
+    r"(?=[^\s\"'${}<>]{0,80}[a-z])(?=[^\s\"'${}<>]{0,80}\d)(?=[^\s\"'${}<>]{0,80}[!@#%^&*?~+=])"
+    r"[^\s\"'${}<>]{10,80}\1"
 )
 
 
@@ -253,7 +263,9 @@ class _Phones:
 
 def _is_possible(number: str) -> bool:
     try:
-        return phonenumbers.is_possible_number(phonenumbers.parse(number, None))
+        # Not what could only be dialled within one area: "+10 000 000" is a sum.
+        possible = phonenumbers.is_possible_number_with_reason(phonenumbers.parse(number, None))
+        return bool(possible == phonenumbers.ValidationResult.IS_POSSIBLE)
     except phonenumbers.NumberParseException:
         return False
 
@@ -269,7 +281,9 @@ def _has_key(text: str) -> bool:
     if any(part in text for part in _KEY_PARTS) and _KEY.search(text):
         return True
     lower = text.lower()
-    return any(name in lower for name in _KEY_NAMES) and _NAMED_KEY.search(text) is not None
+    if not any(name in lower for name in _KEY_NAMES):
+        return False
+    return _NAMED_KEY.search(text) is not None or _QUOTED_KEY.search(text) is not None
 
 
 def _has_card(text: str) -> bool:

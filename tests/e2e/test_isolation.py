@@ -2,11 +2,12 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
-from waypost.v1 import references_pb2, router_pb2, types_pb2
+from waypost.v1 import admin_pb2, references_pb2, router_pb2, types_pb2
 
-from tests.e2e.kit import NO_BUDGET, Client
+from tests.e2e.kit import NO_BUDGET, Client, serving
 
 PROMPTS = ["How do I reset my password?", "How can I reset my password?", "How do I boil an egg?"]
 CONTEXTS = [
@@ -53,3 +54,38 @@ def test_whatever_is_done_to_one_scope_its_neighbours_stay_as_they_are(client: C
     assert client.decide("a question", other).WhichOneof("outcome") == "plan"
     assert len(client.answers(mine)) == 1
     assert len(client.references.List(references_pb2.ListRequest(scope=mine)).references) == 1
+
+
+TOKENS = "".join(
+    f'[auth.tokens.{name}]\ntoken = "{name * 16}"\nscopes = ["shop"]\nadmin = {str(name == "boss").lower()}\n'
+    for name in ("ann", "bob", "boss")
+)
+
+
+def test_what_a_token_was_told_and_says_of_it_is_its_own_also_after_a_restart(
+    starter_index: Path, tmp_path: Path
+) -> None:
+    def complaints(server: str) -> dict[str, list[int]]:
+        found = {}
+        for name in ("ann", "bob"):
+            client = Client(server, name * 16)
+            request = admin_pb2.GetStatsRequest(scope="shop")
+            stats = client.admin.GetStats(request, metadata=client.metadata)
+            found[name] = [account.complaints for account in stats.budgets]
+            client.close()
+        return found
+
+    with serving(starter_index, tmp_path / "data", TOKENS) as server:
+        boss, ann = Client(server.address, "boss" * 16), Client(server.address, "ann" * 16)
+        boss.put("How do I reset my password?", "in the settings", "shop")
+        spellings = (f"how do I reset{' ' * i}my password" for i in range(1, 100))  # some of them are audited
+        hit = next(d for text in spellings if (d := ann.decide(text, "shop")).WhichOneof("outcome") == "answer")
+        assert complaints(server.address) == {"ann": [0], "bob": []}
+        boss.close()
+        ann.close()
+    with serving(starter_index, tmp_path / "data", TOKENS) as server:
+        ann = Client(server.address, "ann" * 16)
+        wrong = router_pb2.ReportRequest(decision_id=hit.decision_id, answer_wrong=True)
+        assert ann.router.Report(wrong, metadata=ann.metadata).removed == 1
+        assert complaints(server.address) == {"ann": [1], "bob": []}
+        ann.close()

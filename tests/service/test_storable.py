@@ -114,6 +114,8 @@ PERSONAL = {
         '"jane doe"@example.com',
     ],
     "phone number": [
+        "Handynummer 01711234567",
+        "Telefonnummer: 03012345678",
         "+1 555-123-4567",
         "call (212) 555-0199 now",
         "555-123-4567",
@@ -147,8 +149,10 @@ PERSONAL = {
         "account no. 1234 5678",
         "numéro de compte 12345678901",
     ],
-    "identity number": ["078-05-1120"],
+    "identity number": ["078-05-1120", "SSN: 078051120", "my social security number is 078 05 1120"],
     "secret key": [
+        'password = "S3cr3tP@ssw0rd!"',
+        "SECRET_KEY = 'django-insecure-abc123!@#%^&*(def456)ghi'",
         "AKIA" + "IOSFODNN7EXAMPLE",
         "sk-" + "proj-abcDEF1234567890abcdef",
         "ghp_" + "a1B2" * 9,
@@ -167,6 +171,10 @@ PERSONAL = {
     ],
 }
 HARMLESS = [
+    "It grew by +10 000 000 a year",
+    'password = "${DB_PASSWORD_1}!"',
+    "pwd: 'at least 8 characters!'",
+    "social security pays 1 234 567 people",
     "git@github.com:user/repo.git",
     "The year 2026-11-22 08:56:10 and 10:00 - 11:30",
     "pi is 3.14159265358979323846, or 0.123 456 789",
