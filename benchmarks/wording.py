@@ -104,7 +104,7 @@ def _parts(one: Side, other: Side, kind: NDArray[np.str_], generation: Generatio
         return generation.estimator.predict(head.vectors, surface.texts, near.near, base)
 
     def known(side: Side) -> NDArray[np.bool_]:
-        enough = predict(side, side, side).familiarity >= FAMILIAR
+        enough = predict(side, side, side).familiarity > FAMILIAR
         return np.asarray(enough & (side.near.similarities[:, 0] >= routing.min_similarity))
 
     def choose(found: Prediction, guard: NDArray[np.bool_]) -> Choices:
