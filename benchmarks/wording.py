@@ -38,9 +38,9 @@ OTHER_SETTINGS: Final[tuple[dict[str, float], ...]] = (
     {"evidence": 1.0},
     {"evidence": 2.0},
     {"evidence": 4.0},
-    {"min_similarity": 0.2},
-    {"min_similarity": 0.15},
     {"min_similarity": 0.0},
+    {"min_similarity": 0.2},
+    {"min_similarity": 0.25},
     {"min_similarity": 0.3},
     {"min_similarity": 0.4},
 )
