@@ -38,9 +38,9 @@ OTHER_SETTINGS: Final[tuple[dict[str, float], ...]] = (
     {"evidence": 1.0},
     {"evidence": 2.0},
     {"evidence": 4.0},
-    {"min_similarity": 0.2},
-    {"min_similarity": 0.15},
     {"min_similarity": 0.0},
+    {"min_similarity": 0.2},
+    {"min_similarity": 0.25},
     {"min_similarity": 0.3},
     {"min_similarity": 0.4},
 )
@@ -104,7 +104,7 @@ def _parts(one: Side, other: Side, kind: NDArray[np.str_], generation: Generatio
         return generation.estimator.predict(head.vectors, surface.texts, near.near, base)
 
     def known(side: Side) -> NDArray[np.bool_]:
-        enough = predict(side, side, side).familiarity >= FAMILIAR
+        enough = predict(side, side, side).familiarity > FAMILIAR
         return np.asarray(enough & (side.near.similarities[:, 0] >= routing.min_similarity))
 
     def choose(found: Prediction, guard: NDArray[np.bool_]) -> Choices:

@@ -144,7 +144,7 @@ def _fingerprints(
 
 
 def _kept(rows: NDArray[np.uint64], previous: Path | None) -> tuple[Estimator, NDArray[np.uint64]] | None:
-    """Return the previous estimator and what it was fitted on, if little has changed since; else None.
+    """Return the previous estimator and what it was fitted on, if it can be read and little has changed; else None.
 
     New references are neighbours at once; a fit that knew them as well would differ by less than its own uncertainty.
     """
@@ -153,7 +153,10 @@ def _kept(rows: NDArray[np.uint64], previous: Path | None) -> tuple[Estimator, N
     fitted = np.load(previous / "fitted.npy", allow_pickle=False)
     if len(np.setxor1d(fitted, rows)) > _MOST_CHANGED * len(fitted):
         return None
-    return Estimator.load(previous / "estimator.npz"), fitted
+    try:
+        return Estimator.load(previous / "estimator.npz"), fitted
+    except GenerationError:  # as another version stored it
+        return None
 
 
 def _calibration(estimator: Estimator) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Two learners see the residuals from every model's mean: a ridge over the embedding and surface features, and a large
 neighbourhood with uniform weights (sharp ones are measurably worse). They are stacked, then corrected and calibrated.
 A reference that says nearly the same as the prompt speaks for it directly. What it says of itself: standard errors from
-the neighbours' paired differences, and how like the references the prompt is.
+the neighbours' paired differences, wider where the prompt is unlike the references, and how like these it is.
 
 Made at build time and kept in the generation. It searches nothing, embeds nothing and decides nothing.
 """
@@ -12,6 +12,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -25,11 +26,14 @@ from index.ridge import SMALL, Floats
 
 Ints = NDArray[np.int64]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 NEIGHBOURS: Final = 100
 """How many neighbours it was fitted for: 50 and 200 were no better where it was measured."""
 _PRIOR_ROWS: Final = np.float32(5)  # as many neighbours that say "as on average"
 _FAMILIAR_NEIGHBOURS: Final = 10
+# Quantile of the references' likeness to each other below which a prompt's gains are the more in doubt, the less it is
+# like them. 5 and 10 % fare alike among the starter prompts.
+_LIKE_ENOUGH: Final = 5
 _ONE_SIDED_95: Final = np.float32(1.645)
 _NOTHING: Final = np.float32(1e-6)  # what rounding leaves of no quality at all
 # From here on a neighbour counts as the same prompt, at 1 as much as all else together. Between prompts of MMLU this
@@ -37,8 +41,9 @@ _NOTHING: Final = np.float32(1e-6)  # what rounding leaves of no quality at all
 _SAME: Final = np.float32(0.98)
 REACH: Final = 4.0
 """Standard deviations that one surface feature may speak for."""
-# Of length, where nothing is familiar, beside 1 for all else: .25 to 1 fare alike on MMLU with ten subjects absent.
-_BY_LENGTH: Final = np.float32(0.5)
+# Of length, where nothing is familiar, beside 1 for all else. With more, Winogrande fares worse when only ARC is known;
+# with less, MMLU with ten subjects absent fares no better than by length alone in one of ten draws.
+_BY_LENGTH: Final = np.float32(0.45)
 _LEAST: Final = np.float32(0.01)  # of its mean: where many models come out at 0, who is better on average stays ahead
 _REMEDY: Final = "build it anew with `waypost build-index`"
 
@@ -101,8 +106,9 @@ class Prediction:
 
     `quality` (b, m) is 0 to 1, `error` (b, m) its standard error. `gain_error` (b, m) is the standard error of the
     gain over one model, from the neighbours' own differences: what makes a prompt hard for all models does not blur
-    it. `cost` (b, m) is in USD, NaN for a model whose costs no reference knows. `familiarity` (b,) is the share of
-    references that are less like the others than the prompt is like them.
+    it; a prompt that is hardly like the references may be as far from the mean as any. `cost` (b, m) is in USD, NaN
+    for a model whose costs no reference knows. `familiarity` (b,) is the share of references that are less like the
+    others than the prompt is like them.
     """
 
     quality: Floats
@@ -145,6 +151,16 @@ class Estimator:
     reliability: Floats  # (bins, 3)
     correction: Correction
 
+    @cached_property
+    def _spread(self) -> Floats:
+        """How far the difference between two models is from its mean, over all references, (m, m)."""
+        return np.sqrt(self.gain_variance)
+
+    @cached_property
+    def _least(self) -> Floats:
+        """The least quality (m,): more than 0 for models that some reference speaks for."""
+        return np.where(self.mean > 0, _NOTHING, np.float32(0))
+
     @property
     def calibration_error(self) -> float:
         """How far expected qualities are off on average, on references that were not seen."""
@@ -171,16 +187,17 @@ class Estimator:
             np.concatenate((self.variance, self.gain_variance[base])),
         )
         local, error, gain_error = means[:, :m], errors[:, :m], errors[:, m:]
-        familiarity = familiarity_of(near.similarities, self.familiar)
+        close = closeness(near.similarities)
+        familiarity = familiarity_of(close, self.familiar)
+        gain_error = np.hypot(gain_error, strangeness(close, self.familiar)[:, None] * self._spread[base])
         expected = self.correction.quality(raw[:, :m] + stacked_neighbours(local, self.stack), self.mean)
         quality = with_length(expected, length_effect(shown, self.surface_range, familiarity) * self.length, self.mean)
         if any_same(near):
             pull, doubt = pull_of_same(near, quality - self.mean)
             quality = quality + self.same * pull
             error, gain_error = (one * (1 - self.same + self.same * doubt) for one in (error, gain_error))
-        # More than 0 for models that some reference speaks for, else 0: a plan goes on to the former only, and
-        # rounding leaves both anywhere near it.
-        quality = np.where(self.mean > 0, np.maximum(quality, _NOTHING), np.where(quality > _NOTHING, quality, 0))
+        # A plan goes on only to models that some reference speaks for, and rounding leaves others anywhere near 0.
+        quality = np.where(quality > _NOTHING, quality, self._least)
         cost = np.full_like(quality, np.nan)
         if len(self.cost_scale):
             cost = np.expm1(np.maximum(raw[:, m:], 0)) * self.cost_scale
@@ -275,15 +292,26 @@ def closeness(similarities: Floats) -> Floats:
     return near.sum(axis=1) / np.float32(near.shape[1]) if near.shape[1] else np.full(len(near), -1, np.float32)
 
 
-def familiarity_of(similarities: Floats, familiar: Floats) -> Floats:
+def familiarity_of(close: Floats, familiar: Floats) -> Floats:
     """Return the share of references whose neighbours are further away, shape (b,); 1 where too few are known."""
     if not len(familiar):
-        return np.ones(len(similarities), np.float32)
-    return (np.searchsorted(familiar, closeness(similarities)) / len(familiar)).astype(np.float32)
+        return np.ones(len(close), np.float32)
+    return (np.searchsorted(familiar, close) / len(familiar)).astype(np.float32)
+
+
+def strangeness(close: Floats, familiar: Floats) -> Floats:
+    """Return how little is known of prompts by their `closeness` (b,).
+
+    It rises from 0, for one like enough to the references, to 1 for one less like them than each is like the others: a
+    ramp, so that another wording does not tip a prompt over an edge.
+    """
+    if not len(familiar):
+        return np.zeros(len(close), np.float32)
+    return np.interp(close, familiar[[0, _LIKE_ENOUGH]], (1, 0)).astype(np.float32)
 
 
 def length_effect(shown: Floats, surface_range: Floats, familiarity: Floats) -> Floats:
-    """Return how much the effect of length counts for each prompt, shape (b, 1): only where it is unfamiliar.
+    """Return how much the effect of length counts for each prompt, shape (b, 1): as much as it is unfamiliar.
 
     What was learned of words and topics does not hold for others, while longer prompts of any topic tend to need the
     same models.
@@ -295,7 +323,7 @@ def length_effect(shown: Floats, surface_range: Floats, familiarity: Floats) -> 
     """
     low, high = surface_range[:, LENGTH].tolist()
     deviations = (shown[:, LENGTH] - np.float32((low + high) / 2)) * np.float32(2 * REACH / max(high - low, SMALL))
-    return np.asarray((_BY_LENGTH * np.maximum(1 - 2 * familiarity, 0) * deviations)[:, None])
+    return np.asarray((_BY_LENGTH * (1 - familiarity) * deviations)[:, None])
 
 
 def with_length(quality: Floats, effect: Floats, mean: Floats) -> Floats:

@@ -29,6 +29,7 @@ from index.estimator import (
     with_length,
 )
 from index.features import LENGTH, SURFACE, surface
+from index.rewording import steadying
 from index.ridge import SMALL, Doubles, Floats, ridge
 from index.stacking import length_slopes, stack, together
 
@@ -75,7 +76,7 @@ def fit(
     mean = np.nan_to_num(_means(scores))
     sample = np.random.default_rng(seed).permutation(len(texts))[:_RIDGE_SAMPLE]
     shown = surface([texts[row] for row in sample])
-    design = _Design.of(vectors[sample], shown)
+    design = _Design.of(vectors[sample], shown, [texts[row] for row in sample])
     x = design.matrix(vectors[sample], shown)
     variance, gain_variance = _variances(scores[sample] - mean)
     expected, weights = ridge(x, scores[sample] - mean, compare=scores.shape[1] > 1)
@@ -85,9 +86,10 @@ def fit(
     local = neighbourhood(near, variance)
     parts = (expected[: len(stacked)], local)
     level, contrast = stack(parts, scores[stacked] - mean)
-    familiar = _quantiles(closeness(similarities))
+    close = closeness(similarities)
+    familiar = _quantiles(close)
     within = shown[: len(stacked)].clip(*design.surface_range)
-    by_length = length_effect(within, design.surface_range, familiarity_of(similarities, familiar))
+    by_length = length_effect(within, design.surface_range, familiarity_of(close, familiar))
     joined = together(parts, level, contrast)
     correction = learn_correction(joined, scores[stacked], mean)
     quality = correction.quality(joined, mean)
@@ -138,6 +140,7 @@ class _Design:
     """How vectors and surface features become the columns of a ridge: centred and scaled.
 
     The mean squared length of a row is 1 for the embedding and 1 for the surface, so that neither is believed more.
+    What a mere wording moves counts less in the latter.
     """
 
     centre: Floats  # (d,)
@@ -145,30 +148,34 @@ class _Design:
     surface_mean: Floats  # (SURFACE,)
     surface_scale: Floats  # (SURFACE,)
     surface_range: Floats  # (2, SURFACE)
+    steadying: Floats  # (SURFACE, SURFACE)
 
     @classmethod
-    def of(cls, vectors: Floats, shown: Floats) -> "_Design":
+    def of(cls, vectors: Floats, shown: Floats, texts: Sequence[str]) -> "_Design":
         """Return the design for references of shape (n, d) and (n, SURFACE)."""
         centre = vectors.mean(axis=0)
         length = np.sqrt(((vectors - centre) ** 2).sum(axis=1).mean())
         mean, deviation = shown.mean(axis=0), shown.std(axis=0) + np.float32(_LEAST_DEVIATION)
+        within = np.stack((mean - REACH * deviation, mean + REACH * deviation)).astype(np.float32)
         return cls(
             centre=centre,
             length=np.float32(max(length, _LEAST_DEVIATION)),
             surface_mean=mean,
             surface_scale=deviation * np.float32(np.sqrt(SURFACE)),
-            surface_range=np.stack((mean - REACH * deviation, mean + REACH * deviation)).astype(np.float32),
+            surface_range=within,
+            steadying=steadying(texts, lambda some: (np.clip(surface(some), *within) - mean) / deviation),
         )
 
     def matrix(self, vectors: Floats, shown: Floats) -> Floats:
         """Return the rows, shape (n, d + SURFACE)."""
-        inner = (np.clip(shown, *self.surface_range) - self.surface_mean) / self.surface_scale
+        inner = (np.clip(shown, *self.surface_range) - self.surface_mean) / self.surface_scale @ self.steadying
         return np.concatenate(((vectors - self.centre) / self.length, inner), axis=1)
 
     def fold(self, weights: Floats) -> tuple[Floats, Floats]:
         """Return weights (features, outputs) for raw vectors and features, and the offset (outputs,) that remains."""
         d = len(self.centre)
-        folded = np.concatenate((weights[:d] / self.length, weights[d:] / self.surface_scale[:, None]))
+        inner = self.steadying @ weights[d:] / self.surface_scale[:, None]
+        folded = np.concatenate((weights[:d] / self.length, inner))
         return folded, -(np.concatenate((self.centre, self.surface_mean)) @ folded)
 
 

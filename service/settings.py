@@ -233,7 +233,7 @@ class RoutingSettings(_Table):
 
     evidence: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
     """How many standard errors a model must be better than the fallback to be preferred; 0: any gain will do."""
-    min_similarity: Share = 0.25
+    min_similarity: Share = 0.15
     """A prompt whose nearest reference is less similar than this is unlike all: the fallback model is taken."""
     fallback: str = ""
     """Model id or alias; empty: the catalogue's `fallback`, else the best over all references."""

@@ -20,8 +20,8 @@ from index.ridge import Floats
 from service.lookup import Found
 from service.requests import Estimate, Reason, Voters
 
-FAMILIAR: Final = 0.01
-"""A prompt less like the references than 99 % of them are like each other is of another kind."""
+FAMILIAR: Final = 0.0
+"""A prompt no more familiar is of another kind: it is less like the references than each of them is like the others."""
 
 Live = Sequence[tuple[float, Reference]]
 
@@ -77,7 +77,7 @@ def estimate(
         voters = replace(voters, live=tuple(live))
         expected = _with_live(generation, voters, asked)
         nearest = max(nearest, *(similarity for similarity, _ in live))
-    if expected is None or nearest < min_similarity or expected.familiarity < FAMILIAR:
+    if expected is None or nearest < min_similarity or expected.familiarity <= FAMILIAR:
         means = np.nan_to_num(generation.mean_scores).tolist()
         unsure = Expected(means, means, [0.0] * len(means), generation.mean_costs.tolist(), 0.0)
         return Estimated(_estimates(generation, unsure, asked, evidence), None, 0.0)

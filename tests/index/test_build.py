@@ -231,6 +231,18 @@ def test_an_estimator_is_fitted_anew_when_enough_has_changed(tmp_path: Path, cha
         assert calls[-1] == (2_000, 2_000)
 
 
+def test_an_estimator_that_another_version_stored_is_fitted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Reference(f"r{i}", f"number {i} of {i % 7}", ("little", "big")[i % 2]) for i in range(2_000)]
+    with monkeypatch.context() as older:
+        older.setattr("index.estimator.FORMAT", 1)
+        build_index(rows, catalogue(), ENCODER, tmp_path)
+    report = build_index(rows, catalogue(), ENCODER, tmp_path)
+    assert report.embedded == 0
+    assert load_generation(current_generation(tmp_path)).estimator.fits(ENCODER.dimensions, 2)
+
+
 def test_other_models_are_fitted_anew(tmp_path: Path) -> None:
     rows = [Reference(f"r{i}", f"number {i} of {i % 7}", ("little", "big")[i % 2]) for i in range(2_000)]
     build_index(rows, catalogue(), ENCODER, tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from index.calibration import _isotonic
 from index.errors import GenerationError
 from index.estimator import NEIGHBOURS, Estimator, Neighbours, Prediction, experience
-from index.features import SURFACE, surface
+from index.features import LENGTH, SURFACE, surface
 from index.fitting import fit
 from index.ridge import Doubles, Floats
 from index.stacking import length_slopes, stack
@@ -83,10 +83,26 @@ def test_costs_are_expected_in_usd_and_follow_the_prompt() -> None:
 
 def test_a_gain_over_oneself_is_certain_and_others_have_an_error() -> None:
     references = world(600)
-    error = predicted(fit(*references), references, base=1).gain_error
+    found = predicted(fit(*references), references, base=1)
+    error = found.gain_error
     assert (error[:, 1] == 0).all()
     assert (error[:, [0, 2]] > 0).all()
-    assert (error[:, [0, 2]] < 0.2).all()
+    assert (error[found.familiarity > 0.1][:, [0, 2]] < 0.2).all()
+
+
+def test_the_less_like_the_references_a_prompt_is_the_more_its_gains_are_in_doubt() -> None:
+    references = world(600)
+    estimator = fit(*references)
+    close = np.linspace(estimator.familiar[0] - 0.1, estimator.familiar[10], 50, dtype=np.float32)
+    vectors, texts = np.repeat(references[0][:1], 50, axis=0), references[1][:1] * 50
+    same = near(estimator, vectors, references[0], references[2])
+    far = Neighbours(np.repeat(close[:, None], NEIGHBOURS, axis=1), same.known, same.residuals)
+    error = estimator.predict(vectors, texts, far).gain_error[:, 2]
+    assert error[0] == error[1] > 0.5
+    assert error[-1] == error[-2] < 0.2
+    steps = np.diff(error)
+    assert (steps <= 0).all()
+    assert steps.min() > (error[-1] - error[0]) / 4, "another wording would tip it over an edge"
 
 
 def test_what_makes_prompts_hard_for_all_models_does_not_blur_the_gain() -> None:
@@ -336,6 +352,24 @@ def test_a_long_text_shows_its_beginning_and_its_length() -> None:
     assert long.sum() > short.sum()
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I mend a puncture?", "What do I have to do to mend a puncture?"),
+        ("what is a good name for a grey cat", "What's a good name for a grey cat?"),
+    ],
+)
+def test_length_is_of_what_is_asked_and_not_of_how(one: str, other: str) -> None:
+    shown = surface([one, other, other + " It has to be done before the evening"])[:, LENGTH]
+    assert abs(shown[0] - shown[1]) < 0.15 < shown[2] - shown[1]
+
+
+def test_a_long_text_keeps_its_length_but_for_the_share_of_little_words() -> None:
+    plain, little = np.expm1(surface(["word word " * 1_000, "the word " * 1_000])[:, LENGTH])
+    assert plain == pytest.approx(10_000, rel=1e-3)
+    assert little == pytest.approx(5_000, rel=1e-2)
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=12))
 def test_isotonic_values_never_fall_and_keep_the_mean(pairs: list[tuple[float, int]]) -> None:
     values, sizes = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], np.float64)
@@ -371,6 +405,7 @@ def test_where_nothing_is_familiar_length_tells_prompts_apart() -> None:
 
     found = estimator.predict(vectors, texts, near(estimator, vectors, vectors, scores))
     usual = vectors[found.familiarity.argmax()][None]
+    assert found.familiarity.max() > 0.99
     far = -unit(vectors.mean(axis=0, keepdims=True).astype(np.float64))
     without = replace(estimator, length=np.zeros_like(estimator.length))
 
@@ -381,7 +416,7 @@ def test_where_nothing_is_familiar_length_tells_prompts_apart() -> None:
         return float(quality[1, 2] - quality[1, 0] - quality[0, 2] + quality[0, 0])
 
     assert longer(estimator, far) > longer(without, far) + 0.005
-    assert longer(estimator, usual) == longer(without, usual)
+    assert longer(estimator, usual) == pytest.approx(longer(without, usual), abs=0.002)
 
 
 def test_length_that_says_nothing_counts_nothing() -> None:
