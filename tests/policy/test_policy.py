@@ -15,7 +15,8 @@ from tests.policy.kit import TIERED
 from tests.service.kit import REFERENCES, Service, build, running
 
 EASY, HARD, MIXED = "add two small numbers", "prove the hard theorem", "write a long report"
-EVERYTHING: dict[str, Any] = {"routing": {"evidence": 0}, "learning": {"enabled": False}}
+# With few references only the least similarity tells that "make it shorter" is like none.
+EVERYTHING: dict[str, Any] = {"routing": {"evidence": 0, "min_similarity": 0.25}, "learning": {"enabled": False}}
 BYPASS = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_BYPASS)
 
 
