@@ -15,11 +15,11 @@ from index.view import Entry
 from service.answers import Answers
 from service.cache.keeper import Keeper
 from service.cache.semantic import budget_of
-from service.cache.verdicts import COMPARED, doubt, near_verdict, plain_verdict
+from service.cache.verdicts import COMPARED, band, doubt, near_verdict, plain_verdict
 from service.requests import Decision, Trial
 from service.settings import CacheSettings
 
-# Pairs of answers that may wait to be compared; what is beyond teaches nothing.
+# Pairs of answers that may wait to be compared; what is beyond is as unknown as what nobody can tell.
 _MOST_WAITING: Final = 64
 # What a kill may cost of what was learned.
 _KEEP_EVERY_S: Final = 5.0
@@ -82,10 +82,13 @@ class Lessons:
         verdict = plain_verdict(equivalent, answer, trial.entry.meaning)
         if verdict is not None:
             self.keeper.learn(scope, trial, wrong=not verdict)
-        elif len(self._comparing) < _MOST_WAITING:
-            task = asyncio.get_running_loop().create_task(self._compare(scope, trial, answer))
-            self._comparing.add(task)
-            task.add_done_callback(self._comparing.discard)
+        if verdict is None or self._telling(scope, trial, answer, equivalent):
+            if len(self._comparing) < _MOST_WAITING:
+                task = asyncio.get_running_loop().create_task(self._compare(scope, trial, answer, verdict))
+                self._comparing.add(task)
+                task.add_done_callback(self._comparing.discard)
+            elif verdict is None:
+                self.keeper.learn_unknown(scope, trial, None)
         if not verdict:
             return None
         left = doubt(trial.error, said=equivalent is not None)
@@ -124,18 +127,29 @@ class Lessons:
         for scope, state in self.keeper.changed():
             self._put(KIND, scope, state)
 
-    async def _compare(self, scope: str, trial: Trial, answer: str) -> None:
+    def _telling(self, scope: str, trial: Trial, answer: str, equivalent: bool | None) -> bool:  # noqa: FBT001
+        """Return whether what a caller says may tell of verdicts that nobody can give, in a scope that has such."""
+        other = bool(answer) and plain_verdict(None, answer, trial.entry.meaning) is None
+        return equivalent is not None and other and self.keeper.scope(scope).unknown.seen > 0
+
+    async def _compare(self, scope: str, trial: Trial, answer: str, said: bool | None) -> None:  # noqa: FBT001
+        """Compare two answers: for a verdict, or where a caller `said` it, for what such pairs are."""
         found = self._answers.fetch(trial.entry)
         if found is None:  # removed meanwhile
             return
         candidate = found.content
         try:
             one, other = await asyncio.gather(self._embed(answer[:COMPARED]), self._embed(candidate[:COMPARED]))
-        except WaypostError:  # no room, or shutting down: a verdict less
-            self.keeper.verdicts["unknown"] += 1
+        except WaypostError:  # no room, or shutting down
+            if said is None:
+                self.keeper.learn_unknown(scope, trial, None)
             return
-        verdict = near_verdict(float(one @ other), answer, candidate)
-        if verdict is None:
-            self.keeper.verdicts["unknown"] += 1
+        cosine = float(one @ other)
+        verdict = near_verdict(cosine, answer, candidate)
+        if said is not None:
+            if verdict is None:
+                self.keeper.learn_of_unknown(scope, band(cosine), wrong=not said)
+        elif verdict is None:
+            self.keeper.learn_unknown(scope, trial, band(cosine))
         else:
             self.keeper.learn(scope, trial, wrong=not verdict)

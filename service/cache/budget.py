@@ -108,7 +108,8 @@ class Block:
     """What happened in a stretch of requests.
 
     `allowed` errors by the budget; `risk` is the sum of the model's errors over what was served; `wrong` and `expected`
-    are of the `verdicts` that came of `audits`; `complaints` counts served answers that were reported wrong.
+    are of the `verdicts` that came of `audits`, where one that nobody can give may be a part of a wrong one;
+    `complaints` counts served answers that were reported wrong.
     """
 
     requests: int = 0
@@ -117,7 +118,7 @@ class Block:
     risk: float = 0.0
     audits: int = 0
     verdicts: int = 0
-    wrong: int = 0
+    wrong: float = 0.0
     expected: float = 0.0
     complaints: int = 0
 
@@ -206,8 +207,14 @@ class Ledger:
         self._now.risk += risk
         return Action.SERVE, chance
 
-    def audited(self, error: float, *, wrong: bool) -> None:
-        """Take in the verdict of an audit."""
+    def audited(self, error: float, *, wrong: float) -> None:
+        """Take in the verdict of an audit.
+
+        Args:
+            error: what the model had said, 0 to 1.
+            wrong: whether it was, 0 or 1; where nobody can tell, the largest probability that it was. The bound holds
+                for such parts of an error too: exp(-b Y) is convex in Y.
+        """
         self._now.verdicts += 1
         self._now.wrong += wrong
         self._now.expected += self._risk(error)

@@ -1,7 +1,8 @@
 """Whether a candidate's answer would have been right, by what a model answered in its place.
 
 Owns the rules; embeds nothing itself. What a caller says counts most, then equal texts, then how near the two answers
-are; between near and far there is a band in which nothing is concluded. Called by `service.reports`.
+are; between near and far nobody can tell, and `service.cache.unknown` says what that is worth. Called by
+`service.lessons`.
 """
 
 from typing import Final
@@ -13,6 +14,10 @@ from index.wording import prepare
 # Cosines of two answers' embeddings: at least, and at most.
 _SAME: Final = 0.92
 _OTHER: Final = 0.6
+# Between the two, and where a check finds a difference: answers nearer than this differ in a word or a number.
+_ALIKE: Final = 0.8
+BANDS: Final = 2
+"""How many kinds of pairs of answers there are of which nobody can tell."""
 COMPARED: Final = 4_000
 """Characters of an answer that are embedded to compare it: more does not fit the encoder's window."""
 # How often such a verdict is wrong, at the most: judges are not perfect, and models may say the same for two things.
@@ -46,6 +51,15 @@ def near_verdict(cosine: float, answer: str, candidate: str) -> bool | None:
     if cosine < _SAME or compare(prepare(answer), prepare(candidate)).refused:
         return None
     return True
+
+
+def band(cosine: float) -> int:
+    """Return which kind of pair two answers are of which nobody can tell, 0 to `BANDS` - 1: loosely alike, or closely.
+
+    Args:
+        cosine: of the two answers' embeddings.
+    """
+    return int(cosine >= _ALIKE)
 
 
 def doubt(error: float, *, said: bool) -> float:

@@ -294,7 +294,7 @@ def from_ledgers(ledgers: Iterable[Ledger]) -> Iterator[admin_pb2.BudgetStats]:
             served=window.served,
             audits=window.audits,
             verdicts=window.verdicts,
-            wrong=window.wrong,
+            wrong=round(window.wrong),
             error_bound=min(ledger.bound / max(window.requests, 1), 1.0),
             threshold=ledger.threshold,
             complaints=window.complaints,

@@ -83,6 +83,29 @@ def test_more_wrong_verdicts_raise_the_factor_and_more_expected_ones_lower_it(
     assert upper_factor(wrong, expected, 0.99) >= now
 
 
+def test_the_bound_holds_where_only_the_probability_is_known_that_an_audited_answer_was_wrong() -> None:
+    missed = 0
+    for seed in range(100):
+        chance, wrong, expected, covered = random.Random(seed), 0.0, 0.0, True
+        for _ in range(300):
+            error = 0.2 * chance.random() ** 2
+            is_wrong = chance.random() < min(1.0, 2.0 * error)
+            told = chance.random() < 0.5
+            wrong += is_wrong if told else min(1.0, 2.0 * error)
+            expected += error
+            covered &= upper_factor(wrong, expected) >= 1.9
+        missed += not covered
+    assert missed <= 0.05 * 100
+
+
+def test_an_audit_that_nobody_can_tell_of_counts_for_its_part() -> None:
+    ledgers = [Ledger(0.01) for _ in range(3)]
+    for wrong, ledger in zip((0.0, 0.4, 1.0), ledgers, strict=True):
+        ledger.audited(0.01, wrong=wrong)
+    assert ledgers[0].factor < ledgers[1].factor < ledgers[2].factor
+    assert [ledger.window.wrong for ledger in ledgers] == [0.0, 0.4, 1.0]
+
+
 @given(BUDGETS, st.floats(0, 1), st.floats(0, 1, exclude_max=True))
 def test_before_much_was_learned_only_what_is_near_certain_is_served(budget: float, error: float, coin: float) -> None:
     ledger = Ledger(budget)

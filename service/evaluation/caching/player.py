@@ -230,7 +230,7 @@ def _accounts(service: _Service) -> Sequence[Account]:
             seen = ledger.window
             found.append(
                 Account(
-                    scope, ledger.budget, seen.requests, seen.served, seen.audits, seen.verdicts, seen.wrong,
+                    scope, ledger.budget, seen.requests, seen.served, seen.audits, seen.verdicts, round(seen.wrong),
                     min(ledger.bound / max(seen.requests, 1), 1.0), ledger.factor, ledger.broken,
                 )
             )  # fmt: skip
