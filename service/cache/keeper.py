@@ -195,10 +195,15 @@ class Keeper:
             self.changes += 1
             kept.learner.doubt()
             kept.records.clear()
+            for account in kept.ledgers.values():
+                account.changed()
         kept.learner.learn(trial.evidence, wrong=wrong, chance=trial.chance)
         kept.told(trial.entry.meaning, trial.check, wrong=wrong)
+        ledger = kept.ledger(trial.budget)
         if trial.audit:
-            kept.ledger(trial.budget).audited(trial.error, wrong=wrong)
+            ledger.audited(trial.error, wrong=wrong)
+        else:
+            ledger.explored(trial.error, wrong=wrong)
 
     def complain(self, scope: str, budget: float, trial: Trial | None, answer: bytes) -> None:
         """Take in that a served answer was wrong; `trial` of a semantic hit, None of an exact one."""
