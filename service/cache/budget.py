@@ -110,10 +110,10 @@ def _capital(wrong: float, expected: float, factor: float) -> tuple[float, float
 class Block:
     """What happened in a stretch of requests.
 
-    `allowed` errors by the budget; `risk` is the sum of the model's errors over what was served; `wrong` and `expected`
-    are of the `verdicts` that came of `audits`, where one that nobody can give may be a part of a wrong one;
-    `explored_wrong` and `explored_expected` the same of what was explored and tells as much; `complaints` counts served
-    answers that were reported wrong.
+    `allowed` errors by the budget; `risk` is the sum of the model's errors over what was served; `wrong` are of the
+    `verdicts` that came of `audits`, where one that nobody can give may be a part of a wrong one; `against` and
+    `expected` are wrong answers, and the model's errors, over all verdicts that the bound rests on: of audits, and of
+    what was explored and tells as much; `complaints` counts served answers that were reported wrong.
     """
 
     requests: int = 0
@@ -123,9 +123,8 @@ class Block:
     audits: int = 0
     verdicts: int = 0
     wrong: float = 0.0
+    against: float = 0.0
     expected: float = 0.0
-    explored_wrong: float = 0.0
-    explored_expected: float = 0.0
     complaints: int = 0
 
 
@@ -223,8 +222,7 @@ class Ledger:
         """
         self._now.verdicts += 1
         self._now.wrong += wrong
-        self._now.expected += self._risk(error)
-        self._refactor()
+        self._rest_on(self._risk(error), wrong)
 
     def explored(self, error: float, *, wrong: float) -> None:
         """Take in the verdict of what was explored: it tells of what is served if the budget bears such, owing nothing.
@@ -234,15 +232,13 @@ class Ledger:
         """
         risk = self._risk(error)
         if self._warm and risk <= self._reach(1.0):
-            self._now.explored_wrong += wrong
-            self._now.explored_expected += risk
-            self._refactor()
+            self._rest_on(risk, wrong)
 
     def changed(self) -> None:
-        """Take in that the answers have changed: what was explored before speaks for the model no longer."""
+        """Take in that the answers have changed: what came before speaks for the model no longer, only against it."""
         for block in (self._now, self._before):
-            if block.explored_wrong < block.explored_expected:
-                block.explored_wrong = block.explored_expected = 0.0
+            if block.against < block.expected:
+                block.against = block.expected = 0.0
         self._refactor()
 
     def complained(self) -> None:
@@ -261,7 +257,7 @@ class Ledger:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._now, self._before = Block(**state["now"]), Block(**state["before"])
+        self._now, self._before = (Block(**{"against": one["wrong"]} | one) for one in (state["now"], state["before"]))
         self._risks, self._seen, self._growth = list(state["risks"]), float(state["seen"]), 1.0
         self._refactor()
 
@@ -276,11 +272,14 @@ class Ledger:
     def _risk(self, error: float) -> float:
         return max(error, _SUREST * self.budget)
 
+    def _rest_on(self, risk: float, wrong: float) -> None:
+        self._now.against += wrong
+        self._now.expected += risk
+        self._refactor()
+
     def _refactor(self) -> None:
-        blocks = self._now, self._before
-        wrong = sum(block.wrong + block.explored_wrong for block in blocks)
-        expected = sum(block.expected + block.explored_expected for block in blocks)
-        self.factor = upper_factor(wrong + _PRIOR_ERRORS, expected + _PRIOR_ERRORS)
+        against, expected = self._now.against + self._before.against, self._now.expected + self._before.expected
+        self.factor = upper_factor(against + _PRIOR_ERRORS, expected + _PRIOR_ERRORS)
         self._retune()
 
     def _retune(self) -> None:

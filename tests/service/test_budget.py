@@ -140,17 +140,17 @@ def test_what_no_account_would_serve_tells_nothing_of_what_is_served() -> None:
     assert ledger.factor == factor
 
 
-def test_once_answers_have_changed_what_was_explored_before_speaks_for_the_model_no_longer() -> None:
+def test_once_answers_have_changed_what_was_seen_before_speaks_for_the_model_no_longer() -> None:
     """It may still speak against it: what was wrong is not forgotten by that."""
-    ledger, risk = broken(), 4 * broken().threshold
+    ledger = Ledger(0.02)
+    stream(ledger, 4_000, seed=1, off=0.3)
+    confident = ledger.factor
     ledger.changed()
-    for _ in range(40):
-        ledger.explored(risk, wrong=False)
-    mended = ledger.factor
-    ledger.changed()
-    assert ledger.factor > mended
+    assert ledger.factor > confident
+    assert ledger.factor == Ledger(0.02).factor
     for _ in range(5):
-        ledger.explored(risk, wrong=True)
+        ledger.audited(0.02, wrong=True)
+        ledger.explored(0.02, wrong=True)
     worse = ledger.factor
     ledger.changed()
     assert ledger.factor == worse
