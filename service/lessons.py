@@ -19,7 +19,7 @@ from service.cache.verdicts import COMPARED, doubt, near_verdict, plain_verdict
 from service.requests import Decision, Trial
 from service.settings import CacheSettings
 
-# Pairs of answers that may wait to be compared; what is beyond teaches nothing.
+# Pairs of answers that may wait to be compared; what is beyond is as unknown as what nobody can tell.
 _MOST_WAITING: Final = 64
 # What a kill may cost of what was learned.
 _KEEP_EVERY_S: Final = 5.0
@@ -86,6 +86,8 @@ class Lessons:
             task = asyncio.get_running_loop().create_task(self._compare(account, trial, answer))
             self._comparing.add(task)
             task.add_done_callback(self._comparing.discard)
+        else:
+            self.keeper.learn_unknown(account, trial)
         if not verdict:
             return None
         left = doubt(trial.error, said=equivalent is not None)
@@ -131,11 +133,11 @@ class Lessons:
         candidate = found.content
         try:
             one, other = await asyncio.gather(self._embed(answer[:COMPARED]), self._embed(candidate[:COMPARED]))
-        except WaypostError:  # no room, or shutting down: a verdict less
-            self.keeper.verdicts["unknown"] += 1
+        except WaypostError:  # no room, or shutting down
+            self.keeper.learn_unknown(account, trial)
             return
         verdict = near_verdict(float(one @ other), answer, candidate)
         if verdict is None:
-            self.keeper.verdicts["unknown"] += 1
+            self.keeper.learn_unknown(account, trial)
         else:
             self.keeper.learn(account, trial, wrong=not verdict)

@@ -48,8 +48,16 @@ SECTIONS: Final = (
     ),
     (
         "Answers that change",
-        ("In 5 orders. From the middle of the stream on every other intent has a new answer.",),
-        Part(("banking77-drift",), orders=5),
+        ("In 20 orders. From the middle of the stream on every other intent has a new answer.",),
+        Part(("banking77-drift",), orders=20),
+    ),
+    (
+        "Answers that change to others worded alike, and nobody says so",
+        (
+            "In 20 orders. Answers are texts and nothing is said of candidates; from the middle of the stream on every",
+            "other intent has an answer in which only a number is another, so that the texts tell nothing.",
+        ),
+        Part(("banking77-alike",), orders=20, worlds=("nothing said",)),
     ),
     (
         "Through a running server, over its socket",

@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.budget.seeded import coins
 from benchmarks.budget.streams import Run, Stream, World, outcome
-from benchmarks.budget.texts import RememberingJudge, Texts
+from benchmarks.budget.texts import Embedder, RememberingJudge, Texts
 from index.view import Entry
 from service.cache.keeper import Keeper
-from service.cache.verdicts import doubt
+from service.cache.verdicts import doubt, near_verdict
 from service.lookup import ANSWERS
 from service.requests import CacheOptions, Prompt, Request, Trial
 from service.settings import CacheSettings
@@ -42,7 +42,31 @@ class _Cache:
         self.about[number] = about
 
 
-def play(stream: Stream, texts: Texts, budget: float, world: World, seed: int, judge: RememberingJudge) -> Run:
+class Compared:
+    """What the texts of two answers tell, each pair compared once."""
+
+    def __init__(self, embed: Embedder) -> None:
+        self._embed = embed
+        self._known: dict[tuple[str, str], bool | None] = {}
+
+    def __call__(self, said: str, candidate: str) -> bool | None:
+        """Return the verdict on a candidate's answer, None where nobody can tell."""
+        if (said, candidate) not in self._known:
+            one, other = self._embed([said, candidate])
+            same = said == candidate
+            self._known[said, candidate] = same or near_verdict(float(one @ other), said, candidate)
+        return self._known[said, candidate]
+
+
+def play(
+    stream: Stream,
+    texts: Texts,
+    budget: float,
+    world: World,
+    seed: int,
+    judge: RememberingJudge,
+    compared: Compared,
+) -> Run:
     """Return what comes of a stream.
 
     Args:
@@ -52,6 +76,7 @@ def play(stream: Stream, texts: Texts, budget: float, world: World, seed: int, j
         world: how callers report.
         seed: of the audits and of what callers get wrong.
         judge: guard and verifier.
+        compared: tells of answers where callers say nothing.
     """
     chance = random.Random(seed)
     keeper = Keeper(judge, coins(seed).random)
@@ -72,7 +97,10 @@ def play(stream: Stream, texts: Texts, budget: float, world: World, seed: int, j
             continue
         said = about if not world.own_words else f"{about} | {place}"
         flip = trial is not None and chance.random() < world.flipped
-        cache.store(number, text, *_reported(keeper, cache, trial, about, said, flip=flip))
+        if world.unsaid and trial is not None:
+            cache.store(number, text, *_told_by_texts(keeper, cache, trial, about, compared))
+        else:
+            cache.store(number, text, *_reported(keeper, cache, trial, about, said, flip=flip))
     [ledger] = keeper.ledgers("")
     window = ledger.window
     return Run(outcome(hits, wrong), 100 * window.audits / window.requests, 100 * ledger.bound / window.requests)
@@ -91,3 +119,16 @@ def _reported(
         return said.encode(), about
     sure = doubt(trial.error, said=True) <= trial.budget
     return trial.entry.meaning, candidate if sure else about
+
+
+def _told_by_texts(keeper: Keeper, cache: _Cache, trial: Trial, said: str, compared: Compared) -> tuple[bytes, str]:
+    """Report a model's answer, and nothing of the candidate; return what it means, and whose answer is stored."""
+    candidate = cache.about[trial.entry.row]
+    right = compared(said, candidate)
+    if right is None:
+        keeper.learn_unknown("", trial)
+    else:
+        keeper.learn("", trial, wrong=not right)
+    if said != candidate:
+        return said.encode(), said
+    return trial.entry.meaning, candidate

@@ -36,6 +36,7 @@ WORLDS: Final = {
     "5 % flipped": World(flipped=_FLIPPED),
     "a third missing": World(missing=_MISSING),
     "both": World(_FLIPPED, _MISSING),
+    "nothing said": World(unsaid=True),
 }
 _NO_GPTCACHE: Final = "skipped: no --peers PYTHON was given, see benchmarks/peers/requirements.txt"
 _HEAD: Final = (
@@ -139,6 +140,7 @@ class Player:
     def __init__(self, data: Path, kept: Kept, peers: Path | None) -> None:
         self._data, self._kept, self._peers = data, kept, peers
         self._embed = Embedder(OnnxEncoder.load(DEFAULT_ENCODER))
+        self._compared = replay.Compared(self._embed)
         self._texts: dict[frozenset[str], tuple[Texts, RememberingJudge]] = {}
         self._no_gptcache = missing(peers, "gptcache") if peers is not None else _NO_GPTCACHE
 
@@ -172,7 +174,7 @@ class Player:
                 texts = Texts(orders.prompts, self._embed)
                 self._texts[orders.prompts] = texts, RememberingJudge(self._embed.encoder.digest)
             texts, judge = self._texts[orders.prompts]
-            return replay.play(stream, texts, budget, WORLDS[world], n, judge)
+            return replay.play(stream, texts, budget, WORLDS[world], n, judge, self._compared)
 
         runs = [self._kept.get(partial(play, n), *name) for n, name in names.items()]
         who = f"Waypost{', over its socket' if over else ''}{', ' + world if world else ''}"

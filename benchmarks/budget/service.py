@@ -63,7 +63,7 @@ async def _one(channel: Any, stream: Stream, budget: float, world: World, seed: 
         if candidate and chance.random() < world.missing:
             continue
         equivalent = None
-        if candidate:
+        if candidate and not world.unsaid:
             equivalent = (said[candidate] == about) != (chance.random() < world.flipped)
         report = router_pb2.ReportRequest(
             decision_id=decision.decision_id,

@@ -40,11 +40,13 @@ class World:
     """How a stream's callers report: `flipped` of what they say of candidates, and no report of `missing` of the plans.
 
     `own_words`: no two answers of the models are the same text, so only what callers say of candidates can teach.
+    `unsaid`: they say nothing of candidates, so only the texts of the answers can.
     """
 
     flipped: float = 0.0
     missing: float = 0.0
     own_words: bool = False
+    unsaid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def load(name: str, data: Path, order: int) -> Stream:
 
     Args:
         name: banking77: all rows; banking77-kept: those of the intents no setting was chosen on; banking77-drift: all,
-            and from the middle on every other intent has a new answer; qqp-kept: of QQP's clusters that none was chosen
+            and from the middle on every other intent has a new answer; banking77-alike: the same, but answers are
+            texts and each new one differs from the old in a number; qqp-kept: of QQP's clusters that none was chosen
             on, 10,000 requests by Zipf's law; arena: distinct prompts.
         data: the folder.
         order: any number.
@@ -104,10 +107,20 @@ def load(name: str, data: Path, order: int) -> Stream:
     answers = [str(i) if name == "arena" else row["label"] for i, row in enumerate(rows)]
     places = chance.permutation(len(rows))
     told = [answers[i] for i in places]
-    if name == "banking77-drift":
+    if name in ("banking77-drift", "banking77-alike"):
         turned = set(sorted(set(answers))[::2])
         told = [f"{one}, changed" if n >= len(told) / 2 and one in turned else one for n, one in enumerate(told)]
+    if name == "banking77-alike":
+        told = [_worded(one) for one in told]
     return Stream([canonical(rows[i]["text"]) for i in places], told)
+
+
+def _worded(answer: str) -> str:
+    """Return an answer as a text; one that is changed differs in a number."""
+    intent, changed = answer.removesuffix(", changed"), answer.endswith(", changed")
+    days = 2 + int(hashlib.md5(intent.encode(), usedforsecurity=False).hexdigest(), 16) % 8 + 10 * changed
+    about = intent.replace("_", " ").strip("?").capitalize()
+    return f"{about}: open the app, choose it in the menu and follow the steps there. It takes up to {days} days."
 
 
 def _zipf(data: Path, chance: np.random.Generator) -> Stream:

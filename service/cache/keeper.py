@@ -1,13 +1,12 @@
 """The verify stage under an error budget: which answer is the likeliest, and may it be served?
 
-Owns what was learned in each scope: the learner, the records of answers and the accounts of the budgets asked for.
-Nothing learned in one scope is ever used in another. On the event loop, in memory; `state` and `restore` are what it
-takes to keep it. Called by `service.decide`, and by `service.reports` with what came of it.
+Owns what was learned in each scope (`service.cache.scope`); nothing learned in one is ever used in another. On the
+event loop, in memory; `changed` and `restore` are what it takes to keep it. Called by `service.decide`, and by
+`service.lessons` with what came of it.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cachetools import Cache, LRUCache
@@ -17,29 +16,20 @@ from index.text import plain
 from index.verifier import LEAST_COSINE
 from index.view import Entry
 from service.cache.budget import Action, Ledger
-from service.cache.learner import Evidence, Learner, evidence
+from service.cache.learner import Evidence, evidence
+from service.cache.scope import ScopeKeeper, restored, state
 from service.cache.semantic import Judge, Standing, answered, budget_of, reading, refuse, standing
 from service.chance import coin
 from service.requests import Judged, Prompt, Request, Trial
 from service.settings import CacheSettings
 
 _MAX_SCOPES: Final = 10_000
-# Budgets that one scope keeps accounts of; callers that make up ever new ones start anew.
-_MAX_BUDGETS: Final = 16
-# Answers of one scope whose verdicts are remembered, about 40 bytes each where they are kept.
-_MAX_RECORDS: Final = 512
-# Of an answer's record with each verdict: the last ten count, so that one that has gone stale shows soon.
-_FORGET: Final = 0.9
 
 # The error of an answer to the same words, where only case, spacing and punctuation differ and no check refuses it: no
 # experience is needed to serve it. Audits find out where it is not so.
 _SAME: Final = 0.001
 
-# A check that refuses is outweighed by a scope's verdicts once there are 18 of answers it refused (as much as 15, since
-# older ones count less: the last 50 or so do) and most said right. Before that it has the last word; where not all was
-# read, it always has.
-_ENOUGH: Final = 15.0
-_FORGET_CHECK: Final = 0.98
+# Checks that a scope's verdicts may outweigh (`ScopeKeeper.outweighs`): where not all was read, they never do.
 _YIELDING: Final = frozenset(CHECKS) - {"too_long"}
 _REFUSED: Final = 0.95  # the error of what a check refuses: no budget bears it
 
@@ -47,44 +37,6 @@ AUDITED: Final = "audited"
 OVER_BUDGET: Final = "error_budget"
 UNNEEDED: Final = "unneeded"
 """Not looked at: a nearer prompt has the same answer, and nothing speaks against it."""
-
-
-@dataclass(slots=True)
-class ScopeKeeper:
-    """What was learned in one scope.
-
-    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused.
-    """
-
-    learner: Learner = field(default_factory=Learner)
-    ledgers: LRUCache[float, Ledger] = field(default_factory=lambda: LRUCache(_MAX_BUDGETS))
-    records: LRUCache[bytes, tuple[float, float]] = field(default_factory=lambda: LRUCache(_MAX_RECORDS))
-    checks: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def ledger(self, budget: float) -> Ledger:
-        """Return the account of a budget."""
-        ledger = self.ledgers.get(budget)
-        if ledger is None:
-            ledger = self.ledgers[budget] = Ledger(budget)
-        return ledger
-
-    def record(self, answer: bytes) -> float:
-        """Return the log-odds that an answer is wrong, by its verdicts alone; 0 without any."""
-        right, wrong = self.records.get(answer, (0.0, 0.0))
-        return math.log((wrong + 1.0) / (right / 2.0 + 1.0))
-
-    def told(self, answer: bytes, check: str = "", *, wrong: bool) -> None:
-        """Put a verdict into an answer's record, and into that of the check that refused it."""
-        right, bad = self.records.get(answer, (0.0, 0.0))
-        self.records[answer] = (_FORGET * right + (not wrong), _FORGET * bad + wrong)
-        if check:
-            right, bad = self.checks.get(check, (0.0, 0.0))
-            self.checks[check] = (_FORGET_CHECK * right + (not wrong), _FORGET_CHECK * bad + wrong)
-
-    def outweighs(self, check: str) -> bool:
-        """Return whether verdicts speak louder here than a check that refuses."""
-        right, wrong = self.checks.get(check, (0.0, 0.0))
-        return right + wrong >= _ENOUGH and right >= wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +163,41 @@ class Keeper:
         self.verdicts["wrong" if wrong else "right"] += 1
         kept = self.scope(scope)
         self._changed.add(scope)
-        if kept.learner.surprised(trial.error, wrong=wrong):  # the answers have changed: nobody knows which
-            self.changes += 1
-            kept.records.clear()
+        if trial.audit:
+            kept.unknown.audited(unknown=False)
+        self._take_in(kept, trial, wrong=wrong)
+
+    def learn_unknown(self, scope: str, trial: Trial) -> None:
+        """Take in that nobody can tell whether a trial's answer was right: as a rule that teaches nothing.
+
+        Where more and more audits come to that, answers have changed to others worded alike, and it counts as wrong.
+        """
+        self.verdicts["unknown"] += 1
+        kept = self.scope(scope)
+        if trial.audit and kept.unknown.audited(unknown=True):
+            self._doubt(kept)
+        self._changed.add(scope)
+        if kept.unknown.suspect:
+            self._take_in(kept, trial, wrong=True)
+
+    def _take_in(self, kept: ScopeKeeper, trial: Trial, *, wrong: bool) -> None:
+        if kept.learner.surprised(trial.error, wrong=wrong):
+            self._doubt(kept)
         kept.learner.learn(trial.evidence, wrong=wrong, chance=trial.chance)
         kept.told(trial.entry.meaning, trial.check, wrong=wrong)
+        ledger = kept.ledger(trial.budget)
         if trial.audit:
-            kept.ledger(trial.budget).audited(trial.error, wrong=wrong)
+            ledger.audited(trial.error, wrong=wrong)
+        else:
+            ledger.explored(trial.error, wrong=wrong)
+
+    def _doubt(self, kept: ScopeKeeper) -> None:
+        """Take what was learned for a guess again: answers have changed, and nobody knows which."""
+        self.changes += 1
+        kept.learner.doubt()
+        kept.records.clear()
+        for account in kept.ledgers.values():
+            account.changed()
 
     def complain(self, scope: str, budget: float, trial: Trial | None, answer: bytes) -> None:
         """Take in that a served answer was wrong; `trial` of a semantic hit, None of an exact one."""
@@ -283,26 +263,3 @@ def _found(kept: ScopeKeeper, best: Judged, check: str, stands: Standing) -> Fou
     record = kept.record(best.entry.meaning)
     seen = evidence(best.probability, stands.nearest, stands.votes, stands.rival, record, refused=bool(check))
     return Found(told, seen, check)
-
-
-def state(kept: ScopeKeeper) -> dict[str, Any]:
-    """Return what `restored` needs, as plain values."""
-    return {
-        "learner": kept.learner.state(),
-        "ledgers": {str(budget): ledger.state() for budget, ledger in kept.ledgers.items()},
-        "records": {answer.hex(): list(record) for answer, record in kept.records.items()},
-        "checks": {check: list(record) for check, record in kept.checks.items()},
-    }
-
-
-def restored(values: dict[str, Any]) -> ScopeKeeper:
-    """Return what was learned, from its state."""
-    kept = ScopeKeeper()
-    kept.learner.restore(values["learner"])
-    for budget, ledger in values["ledgers"].items():
-        kept.ledger(float(budget)).restore(ledger)
-    for answer, (right, wrong) in values["records"].items():
-        kept.records[bytes.fromhex(answer)] = (float(right), float(wrong))
-    for check, (right, wrong) in values.get("checks", {}).items():
-        kept.checks[check] = (float(right), float(wrong))
-    return kept

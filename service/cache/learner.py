@@ -34,10 +34,11 @@ _PRIOR_UNSEEN: Final = 0.003
 _PRIOR_SURE: Final = 1_000.0
 _SURE: Final = 0.01
 # That answers have changed is suspected by a test of "this share is wrong, whatever was known of them" (Page,
-# "Continuous inspection schemes", Biometrika 1954). Without a change it takes at least e to the power of `_ALARM`
+# "Continuous inspection schemes", Biometrika 1954). Without a change it takes at least e to the power of `ALARM`
 # verdicts, in the mean, to a false alarm (Lorden, "Procedures for reacting to a change in distribution", 1971).
 _CHANGED: Final = 0.2
-_ALARM: Final = 7.0
+ALARM: Final = 7.0
+"""From here on a sum of `surprise`, begun anew wherever it falls below 0, tells of a change."""
 _SUREST: Final = 0.01
 # What an alarm leaves of the weight of what was learned of errors no feature tells.
 _PRIOR_AGAIN: Final = 50.0
@@ -79,6 +80,16 @@ def evidence(
         max(-3.0, min(3.0, record)),
         float(refused),
     )
+
+
+def surprise(expected: float, *, seen: bool) -> float:
+    """Return the log-odds that something changed, by one verdict: 0.2 of them now come whatever was expected.
+
+    Args:
+        expected: the probability of it, 0 to 1.
+        seen: whether it came.
+    """
+    return math.log(1.0 - _CHANGED + _CHANGED * seen / max(expected, _SUREST))
 
 
 class _Logistic:
@@ -161,21 +172,21 @@ class Learner:
         self.taught += 1
 
     def surprised(self, error: float, *, wrong: bool) -> bool:
-        """Return whether verdicts tell that the answers have changed; what was learned then is a guess again.
+        """Return whether verdicts tell that the answers have changed.
 
         Args:
             error: what was expected of the answer when it was decided on, 0 to 1.
             wrong: whether it was wrong.
         """
-        odds = 1.0 - _CHANGED + (_CHANGED / max(error, _SUREST) if wrong else 0.0)
-        self.suspicion = max(0.0, self.suspicion + math.log(odds))
-        if self.suspicion < _ALARM:
-            return False
+        self.suspicion = max(0.0, self.suspicion + surprise(error, seen=wrong))
+        return self.suspicion >= ALARM
+
+    def doubt(self) -> None:
+        """Take what was learned for a guess again: the answers have changed."""
         self.taught, self.suspicion = 0, 0.0
         self._unseen = [self.unseen * _PRIOR_AGAIN, _PRIOR_AGAIN]
         self._model.doubt()
         self._correction.doubt()
-        return True
 
     def _told(self, p: float, *, wrong: bool) -> float:
         """Return how much of a verdict is about features: what went wrong for no reason they tell speaks for none."""

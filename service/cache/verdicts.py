@@ -1,7 +1,7 @@
 """Whether a candidate's answer would have been right, by what a model answered in its place.
 
 Owns the rules; embeds nothing itself. What a caller says counts most, then equal texts, then how near the two answers
-are; between near and far there is a band in which nothing is concluded. Called by `service.reports`.
+are; between near and far there is a band in which nothing is concluded. Called by `service.lessons`.
 """
 
 from typing import Final

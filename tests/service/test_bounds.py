@@ -21,6 +21,7 @@ from index.verifier import Verifier
 from index.view import Entry
 from service import answers, decide, lessons, metrics, reports, reviews, runtime, settings, spending
 from service.cache import flights, keeper, semantic
+from service.cache import scope as scopes
 from service.cache.keeper import Keeper
 from service.cache.semantic import Judge, reading
 from service.decisions import DecisionLog
@@ -200,7 +201,7 @@ STATED: dict[str, tuple[Any, ...]] = {
     "answers that remembered decisions served, without their text": (decide._MOST_BARE,),
     "prompts of near answers, as they were read": (semantic._KEPT, LONGEST),
     "words that were looked up": (lexicon._REMEMBERED, lexicon._LONGEST),
-    "what verdicts say": (keeper._MAX_SCOPES, keeper._MAX_RECORDS, keeper._MAX_BUDGETS),
+    "what verdicts say": (keeper._MAX_SCOPES, scopes._MAX_RECORDS, scopes._MAX_BUDGETS),
     "verdicts for which answers are still to be compared": (lessons._MOST_WAITING,),
     "reports of quality": (online._MAX_SCOPES, online._MAX_SAMPLES, drift._MAX_CELLS),
     "how reviewers' scores are to be read": (feedback._MAX_SCOPES,),

@@ -30,6 +30,8 @@ def stream(ledger: Ledger, requests: int, seed: int, *, off: float = 1.0, missin
             slack = min(slack, ledger.bound - expected)
         elif action is Action.AUDIT and chance.random() >= missing:
             ledger.audited(error, wrong=is_wrong)
+        elif action is Action.EXPLORE and chance.random() >= missing:
+            ledger.explored(error, wrong=is_wrong)
     return wrong, slack
 
 
@@ -81,6 +83,63 @@ def test_more_wrong_verdicts_raise_the_factor_and_more_expected_ones_lower_it(
     assert upper_factor(wrong + 1, expected) >= now >= upper_factor(wrong, expected + more)
     assert now >= wrong / expected
     assert upper_factor(wrong, expected, 0.99) >= now
+
+
+def broken(budget: float = 0.02) -> Ledger:
+    """Return an account that served, and was told by audits that it was too much."""
+    ledger = Ledger(budget)
+    stream(ledger, 2_000, seed=1)
+    while not ledger.broken:
+        ledger.audited(0.01, wrong=True)
+    return ledger
+
+
+def test_what_a_broken_account_explores_and_could_bear_otherwise_mends_its_bound() -> None:
+    ledger = broken()
+    before, risk = ledger.window, 4 * ledger.threshold
+    factors = [ledger.factor]
+    while ledger.broken:
+        assert ledger.decide(risk, 0.0, TAUGHT)[0] is Action.EXPLORE
+        ledger.explored(risk, wrong=False)
+        factors.append(ledger.factor)
+        assert factors[-1] < factors[-2]
+    assert (ledger.window.verdicts, ledger.window.wrong) == (before.verdicts, before.wrong), "no audits were made"
+    ledger.explored(risk, wrong=True)
+    assert ledger.factor > factors[-1]
+
+
+def test_what_no_account_would_serve_tells_nothing_of_what_is_served() -> None:
+    ledger = broken()
+    factor = ledger.factor
+    for error in (0.3, 0.9):
+        ledger.explored(error, wrong=False)
+        ledger.explored(error, wrong=True)
+    assert ledger.factor == factor
+
+
+def test_once_answers_have_changed_what_was_seen_before_speaks_for_the_model_no_longer() -> None:
+    """It may still speak against it: what was wrong is not forgotten by that."""
+    ledger = Ledger(0.02)
+    stream(ledger, 4_000, seed=1, off=0.3)
+    confident = ledger.factor
+    ledger.changed()
+    assert ledger.factor > confident
+    assert ledger.factor == Ledger(0.02).factor
+    for _ in range(5):
+        ledger.audited(0.02, wrong=True)
+        ledger.explored(0.02, wrong=True)
+    worse = ledger.factor
+    ledger.changed()
+    assert ledger.factor == worse
+
+
+def test_before_much_was_learned_only_audits_count() -> None:
+    ledger = Ledger(0.02)
+    for _ in range(20):
+        ledger.request()
+        ledger.decide(0.001, 0.9, taught=0)
+        ledger.explored(0.001, wrong=True)
+    assert ledger.factor == Ledger(0.02).factor
 
 
 @given(BUDGETS, st.floats(0, 1), st.floats(0, 1, exclude_max=True))

@@ -12,7 +12,9 @@ from waypost.v1 import admin_pb2, cache_pb2, router_pb2, types_pb2
 
 from index.guard import CHECKS
 from index.store import MemoryStore
+from index.vectors import Vectors
 from service.cache.keeper import AUDITED, OVER_BUDGET
+from service.errors import Overloaded
 from tests.service.kit import REFERENCES, Service, build, running
 
 BASE = "what is the capital of the country"
@@ -80,6 +82,57 @@ async def test_when_answers_change_what_was_learned_is_a_guess_again(root: Path)
         assert keeper.scope("default").learner.taught <= 2
         last = await service.decide(ORDERS[305])
         assert last.plan.candidate.refused_by == OVER_BUDGET
+
+
+ALIKE = ("pay 30 euros at the river bank", "at the river bank pay 40 euros")  # the same words but for a number
+
+
+async def waited(service: Service, unknown: int) -> None:
+    for _ in range(200):
+        if service.runtime.decider.keeper.verdicts["unknown"] == unknown:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(service.runtime.decider.keeper.verdicts)
+
+
+async def test_answers_that_change_to_some_worded_alike_are_served_no_more_though_nobody_says_so(root: Path) -> None:
+    """Verdicts are by the texts alone: equal ones, and from the change on such of which nobody can tell."""
+    coins = iter([0.0] * 203 + [0.99] * 100)
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: next(coins)) as service:
+        await service.put(ORDERS[0], ALIKE[0])
+        for prompt in islice(ORDERS, 1, 201):
+            await service.report(await service.decide(prompt), answer=ALIKE[0])
+        keeper = service.runtime.decider.keeper
+        assert keeper.verdicts["right"] > 100
+        for number, prompt in enumerate(islice(ORDERS, 300, 303), 1):
+            decision = await service.decide(prompt)
+            assert decision.plan.candidate.refused_by == AUDITED
+            report = await service.report(decision, answer=ALIKE[1])
+            await waited(service, number)
+            await service.invalidate(entry_ids=[report.entry_id])  # so that nothing but the verdict speaks against it
+        assert keeper.changes == 1
+        for prompt in islice(ORDERS, 305, 400):
+            plan = (await service.decide(prompt)).plan
+            assert plan.candidate.refused_by == OVER_BUDGET
+
+
+async def test_an_answer_nobody_can_tell_of_teaches_nothing(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.0) as service:
+        await teach(service)
+        kept, account = service.runtime.decider.keeper.scope("default"), (await stats(service)).budgets[0]
+        taught = kept.learner.state()
+        decision = await service.decide(ORDERS[-1])
+        assert decision.plan.candidate.refused_by == AUDITED
+
+        async def full(_: str) -> Vectors:
+            raise Overloaded(0.1)
+
+        service.runtime.lessons._embed = full  # as unknown as two answers that are somewhat alike
+        await service.report(decision, answer="another answer")
+        await waited(service, 1)
+        assert kept.learner.state() == taught
+        after = (await stats(service)).budgets[0]
+        assert (after.verdicts, after.wrong) == (account.verdicts, account.wrong)
 
 
 async def test_verdicts_teach_until_it_is_served(root: Path) -> None:

@@ -72,7 +72,9 @@ def told(learner: Learner, chance: random.Random, verdicts: int, changed: float 
         seen = evidence(1.0 - p, 0.95, vote(0.95), 0.0, 0.0)
         error = learner.error(seen)
         wrong = chance.random() < changed or chance.random() < p
-        alarms += learner.surprised(error, wrong=wrong)
+        if learner.surprised(error, wrong=wrong):
+            learner.doubt()
+            alarms += 1
         learner.learn(seen, wrong=wrong)
     return alarms
 
@@ -91,6 +93,7 @@ def test_after_a_change_what_was_learned_is_a_guess_again() -> None:
     assert learner.taught == 2_000
     while not learner.surprised(0.01, wrong=True):
         pass
+    learner.doubt()
     assert learner.taught == 0
     assert learner.suspicion == 0
     assert learner.error(NEAR) > 2 * before

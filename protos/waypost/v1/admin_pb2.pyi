@@ -561,7 +561,7 @@ class BudgetStats(_message.Message):
     wrong: _builtins.int
     """Of those, that the cached answer was wrong."""
     error_bound: _builtins.float
-    """Share of requests that got a wrong cached answer, at the most: an upper bound with 97 % confidence at all times."""
+    """Share of requests that got a wrong cached answer, at the most: an upper bound with 98 % confidence at all times."""
     threshold: _builtins.float
     """The largest probability of being wrong at which an answer is served now, 0 to 1."""
     complaints: _builtins.int
