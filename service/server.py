@@ -93,7 +93,8 @@ class Edge:
                 try:
                     message = kind.FromString(raw)
                 except DecodeError:
-                    raise InvalidRequest(("request", f"not a valid {kind.DESCRIPTOR.full_name}")) from None
+                    why = "cut off, of another kind, or with a text that is not UTF-8"
+                    raise InvalidRequest(("request", f"no {kind.DESCRIPTOR.full_name}: {why}")) from None
                 principal = ANYONE
                 if tokens:
                     metadata = dict(context.invocation_metadata() or ())

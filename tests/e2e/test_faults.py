@@ -58,6 +58,7 @@ def test_an_answer_that_is_no_utf8_is_refused_and_the_token_stays_good(client: C
     for method, sent in (("Router/Report", with_bytes(report, 5, raw)), ("Cache/Put", with_bytes(put, 5, raw))):
         refused = refusal(lambda method=method, sent=sent: client.raw(method, sent))  # type: ignore[misc]
         assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "not UTF-8" in refused.text
     assert client.decide(PROMPT, scope).WhichOneof("outcome") == "plan"
     assert client.report(decision, "yes").stored
 
