@@ -168,16 +168,13 @@ class Keeper:
         self._take_in(kept, trial, wrong=wrong)
 
     def learn_unknown(self, scope: str, trial: Trial) -> None:
-        """Take in that nobody can tell whether a trial's answer was right: as a rule that teaches nothing.
-
-        Where more and more audits come to that, answers have changed to others worded alike, and it counts as wrong.
-        """
+        """Take in that nobody can tell whether a trial's answer was right, which as a rule teaches nothing."""
         self.verdicts["unknown"] += 1
         kept = self.scope(scope)
         if trial.audit and kept.unknown.audited(unknown=True):
             self._doubt(kept)
         self._changed.add(scope)
-        if kept.unknown.suspect:
+        if kept.unknown.wrong:
             self._take_in(kept, trial, wrong=True)
 
     def _take_in(self, kept: ScopeKeeper, trial: Trial, *, wrong: bool) -> None:

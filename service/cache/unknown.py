@@ -1,9 +1,10 @@
 """What a verdict is worth that nobody can give: the model's answer is neither the candidate's nor plainly another.
 
-As a rule nothing: models word an answer anew each time. But where audits used to tell and more and more of them do not,
-answers have probably changed to others that are worded alike, and the texts cannot show it. From then on such verdicts
-count as wrong, until no more of them come than before: the budget is a promise. Pure, and one for each scope, like
-`service.cache.learner`. `service.cache.keeper` asks and teaches it.
+Where models word an answer anew each time, nothing: what is right and what is wrong look alike then. But where audits
+nearly always tell, answers are the same text when they are right, and one that is not is wrong. And where more and more
+audits do not tell that did, answers have changed to others that are worded alike. The budget is a promise, so such
+verdicts count as wrong there. Pure, and one for each scope, like `service.cache.learner`. `service.cache.keeper` asks
+and teaches it.
 """
 
 from typing import Any, Final
@@ -13,8 +14,11 @@ from service.cache.learner import ALARM, surprise
 # The usual share among audits is that of the last hundred or so. Before any it may be a half.
 _FORGET: Final = 0.99
 _USUAL: Final = (1.0, 2.0)
-# After a change it is a half for twenty audits, so that a few that tell do not clear it.
-_AGAIN: Final = (10.0, 20.0)
+_BEHIND: Final = 0.02
+# After a change it is taken to be high, as if twenty audits had said so: a few that tell do not clear it.
+_AGAIN: Final = (16.0, 20.0)
+# Fewer than these, and audits nearly always tell.
+_FEW: Final = 0.2
 # Above what it was by less than this a share has not risen.
 _ABOUT: Final = 0.1
 
@@ -25,43 +29,40 @@ class Unknown:
     def __init__(self) -> None:
         self._usual = _USUAL  # how many came, of how many audits; older ones count less
         self._suspicion = 0.0
-        self._calm = _USUAL[0] / _USUAL[1]  # their share when nothing was suspected the last time
-        self._suspect = False
+        self._calm = _USUAL[0] / _USUAL[1]  # their share as it was some dozens of audits ago
+        self._risen = False
 
     @property
-    def suspect(self) -> bool:
+    def wrong(self) -> bool:
         """Whether such a verdict is to be taken for a wrong answer."""
-        return self._suspect
+        return self._risen or self._share < _FEW
+
+    @property
+    def _share(self) -> float:
+        return self._usual[0] / self._usual[1]
 
     def audited(self, *, unknown: bool) -> bool:
         """Take in an audit; return whether these tell that verdicts have become unknown more often than they were."""
-        came, audits = self._usual
+        expected, (came, audits) = self._share, self._usual
         self._usual = (_FORGET * came + unknown, _FORGET * audits + 1.0)
-        share = self._usual[0] / self._usual[1]
-        if self._suspect:
-            self._suspect = share > self._calm + _ABOUT
+        if self._risen:
+            self._risen = self._share > self._calm + _ABOUT
             return False
-        self._suspicion = max(0.0, self._suspicion + surprise(came / audits, seen=unknown))
-        if not self._suspicion:
-            self._calm = share
+        self._suspicion = max(0.0, self._suspicion + surprise(expected, seen=unknown))
         if self._suspicion < ALARM:
+            self._calm += _BEHIND * (self._share - self._calm)
             return False
         # Counted anew: what came before the change would hide how many come now.
-        self._usual, self._suspicion, self._suspect = _AGAIN, 0.0, True
+        self._usual, self._suspicion, self._risen = _AGAIN, 0.0, True
         return True
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain values."""
-        return {
-            "usual": self._usual,
-            "suspicion": self._suspicion,
-            "calm": self._calm,
-            "suspect": self._suspect,
-        }
+        return {"usual": self._usual, "suspicion": self._suspicion, "calm": self._calm, "risen": self._risen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         came, audits = state["usual"]
         self._usual = float(came), float(audits)
         self._suspicion, self._calm = float(state["suspicion"]), float(state["calm"])
-        self._suspect = bool(state["suspect"])
+        self._risen = bool(state["risen"])

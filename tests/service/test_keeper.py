@@ -116,13 +116,13 @@ async def test_answers_that_change_to_some_worded_alike_are_served_no_more_thoug
             assert plan.candidate.refused_by == OVER_BUDGET
 
 
-async def test_an_answer_nobody_can_tell_of_teaches_nothing(root: Path) -> None:
-    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.0) as service:
-        await teach(service)
+async def test_an_answer_nobody_can_tell_of_teaches_nothing_where_nothing_is_known_of_such(root: Path) -> None:
+    async with running(root, cache={"error_budget": 0.05}, coin=lambda: 0.99) as service:
+        await teach(service, times=10)
         kept, account = service.runtime.decider.keeper.scope("default"), (await stats(service)).budgets[0]
         taught = kept.learner.state()
         decision = await service.decide(ORDERS[-1])
-        assert decision.plan.candidate.refused_by == AUDITED
+        assert decision.plan.candidate.refused_by == OVER_BUDGET
 
         async def full(_: str) -> Vectors:
             raise Overloaded(0.1)

@@ -16,9 +16,15 @@ def audits(unknown: Unknown, share: float, count: int, seed: int = 0) -> int:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_a_share_that_is_as_it_was_is_no_change(share: float) -> None:
+    assert not audits(Unknown(), share, 1_000)
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.0, True), (0.05, True), (0.4, False), (0.9, False)])
+def test_where_audits_nearly_always_tell_an_answer_they_cannot_tell_of_is_wrong(share: float, wrong: bool) -> None:  # noqa: FBT001
     unknown = Unknown()
-    assert not audits(unknown, share, 1_000)
-    assert not unknown.suspect
+    assert not unknown.wrong
+    audits(unknown, share, 200)
+    assert unknown.wrong is wrong
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 0.3), (0.1, 0.6), (0.3, 0.9)])
@@ -27,18 +33,18 @@ def test_where_more_of_the_audits_are_unknown_than_were_they_count_as_wrong(befo
         unknown = Unknown()
         assert not audits(unknown, before, 150, seed)
         assert audits(unknown, after, 60, seed) == 1
-        assert unknown.suspect
+        assert unknown.wrong
 
 
 def test_until_no_more_come_than_before() -> None:
     unknown = Unknown()
-    audits(unknown, 0.1, 150)
-    audits(unknown, 0.7, 150)
-    assert unknown.suspect
-    audits(unknown, 0.7, 300)
-    assert unknown.suspect
-    audits(unknown, 0.1, 300)
-    assert not unknown.suspect
+    audits(unknown, 0.4, 150)
+    assert audits(unknown, 1.0, 150)
+    assert unknown.wrong
+    audits(unknown, 1.0, 300)
+    assert unknown.wrong
+    audits(unknown, 0.4, 300)
+    assert not unknown.wrong
 
 
 def test_it_goes_on_where_it_was() -> None:
@@ -49,5 +55,5 @@ def test_it_goes_on_where_it_was() -> None:
     assert again.state() == unknown.state()
     audits(unknown, 1.0, 20)
     audits(again, 1.0, 20)
-    assert again.suspect
+    assert again.wrong
     assert again.state() == unknown.state()
