@@ -162,6 +162,8 @@ def to_route(message: types_pb2.RouteControl, catalogue: Catalogue) -> RouteOpti
     for field in ("allow_models", "deny_models"):
         at_most(f"route.{field}", getattr(message, field), 256)
     at_most("route.require", message.require, 64)
+    if not all(message.require):
+        raise InvalidRequest(("route.require", "an empty name: give capabilities of the catalogue's, or none"))
     if message.shape not in types_pb2.PlanShape.values():
         raise InvalidRequest(("route.shape", f"{message.shape} is not a PlanShape"))
     if has("willingness_to_pay") and not message.willingness_to_pay > 0:

@@ -95,6 +95,7 @@ DECIDE: list[tuple[Callable[[], Message], str]] = [
     (lambda: routed(allow_models=["small"] * 257), "route.allow_models"),
     (lambda: routed(deny_models=["small"] * 257), "route.deny_models"),
     (lambda: routed(require=["tools"] * 65), "route.require"),
+    (lambda: routed(require=["tools", ""]), "route.require"),
     (lambda: routed(allow_models=["nobody"]), "route.allow_models"),
     (lambda: routed(deny_models=["Small"]), "route.deny_models"),
     (lambda: routed(pin_model="nobody"), "route.pin_model"),

@@ -194,7 +194,11 @@ def test_searches_additions_and_removals_at_once_stay_sound() -> None:
             other.result()
     alive = np.flatnonzero(busy.added & ~busy.removed)
     assert len(busy.partition) == len(alive)
-    assert recall(busy.partition, busy.vectors, alive, unit(50, 16)) > 0.95
+    # Of noise a first pass leaves more or less, as it happens to be: as much as where the same was added at once.
+    fresh, queries = Partition(32), unit(50, 16)
+    fresh.add(alive, busy.vectors[alive])
+    expected = recall(fresh, busy.vectors, alive, queries)
+    assert recall(busy.partition, busy.vectors, alive, queries) == pytest.approx(expected, abs=0.02)
 
 
 def test_of_equals_the_lower_id_comes_first_whatever_went_before() -> None:
