@@ -27,7 +27,11 @@ CHECKS: Final = (
 # Of pairs that ask so for the same, a third or fewer mean the same; "why" and "how", or "what" and "where", often do.
 _OTHER_QUESTIONS: Final = frozenset(
     map(frozenset, product(("when",), ("how", "howto", "why", "where", "who", "yes")))
-) | frozenset(map(frozenset, (("who", "where"), ("who", "why"), ("who", "howto"), ("why", "howto"), ("where", "yes"))))
+) | frozenset(map(frozenset, (
+    ("who", "where"), ("who", "why"), ("who", "howto"), ("why", "howto"), ("where", "yes"),
+)))  # fmt: skip
+# Behind "why" and "how" of what happens; "how is it helpful" is "why is it helpful".
+_HAPPENS: Final = frozenset(("do", "does", "did", "was", "were", "can", "could", "will", "would", "has", "have", "had"))
 _NEVER_TYPOS: Final = (NUMBER, LITERAL, PICTURE)
 # Letters of the shortest word that may be two run together.
 _JOINED: Final = 4
@@ -89,9 +93,11 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("language_differs")
     if one.verbatim != other.verbatim:
         refused.append("verbatim_differs")
-    if one.question != other.question and {one.question, other.question} in _OTHER_QUESTIONS:
+    if one.question != other.question and (
+        {one.question, other.question} in _OTHER_QUESTIONS or (_of_what_happens(one) and _of_what_happens(other))
+    ):
         refused.append("question_differs")
-    if one.question == other.question == "yes" and _obliges(one) * _obliges(other) < 0:
+    if one.question == other.question == "yes" and _obliges_otherwise(one, other):
         refused.append("opposite")
     if one.symbols != other.symbols:
         refused.append("symbols_differ")
@@ -101,12 +107,30 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("terms_differ")
 
 
-def _obliges(text: Prepared) -> int:
-    """Return 1 where it is asked whether somebody must, -1 whether somebody may, 0 for anything else."""
-    first = text.words[0]
-    if first in ("can", "may"):
-        return -1
-    return first == "must" or (first in ("do", "does") and text.words[2:4] in (("have", "to"), ("need", "to")))
+def _of_what_happens(text: Prepared) -> bool:
+    """Return whether it is asked why or how something happens, and not how or why it is as it is."""
+    if text.question not in ("why", "how"):
+        return False
+    return text.words[:2] == ("how", "come") or (
+        text.words[0] == text.question and not _HAPPENS.isdisjoint(text.words[1:2])
+    )
+
+
+def _obliges_otherwise(one: Prepared, other: Prepared) -> bool:
+    """Return whether the one asks whether somebody must, the other whether somebody may or had better."""
+    mine = _asks_of(one)
+    return bool(mine) and _asks_of(other) not in ("", mine)
+
+
+def _asks_of(text: Prepared) -> str:
+    """Return whether a yes or no is about what somebody must, may or had better do, "" for anything else."""
+    words = text.words
+    if words[0] in ("do", "does") and words[2:4] in (("have", "to"), ("need", "to")):
+        return "must"
+    return _MODALS.get(words[0], "")
+
+
+_MODALS: Final = {"must": "must", "can": "may", "may": "may", "should": "should", "shall": "should"}
 
 
 def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:

@@ -58,15 +58,17 @@ def _reversed(one: Prepared, other: Prepared) -> bool:
     mine, theirs = set(one.markers), set(other.markers)
     for marker in mine ^ theirs:
         word, _, place = marker.partition(" ")
-        if place and (facing := _FACING.get(word)) is not None:
+        for facing in _FACING.get(word, ()) if place else ():
             back = f"{facing} {place}"
             if (marker in mine and back in theirs - mine) or (marker in theirs and back in mine - theirs):
                 return True
     return False
 
 
-# "By 10 %" is neither "to 10 %" nor from there: pairs are found from either side.
-_FACING: Final = {"to": "from", "over": "under", "until": "since", "by": "to"}
+# "By 10 %" is neither "to 10 %" nor from there, "by Monday" not "after Monday": pairs are found from either side.
+_FACING: Final = {
+    "to": ("from", "after"), "over": ("under",), "until": ("since", "after"), "by": ("to", "after", "until"),
+}  # fmt: skip
 
 
 def _alternatives(words: tuple[str, ...]) -> int:
