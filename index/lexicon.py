@@ -79,6 +79,7 @@ PRONOUNS: Final = _set("pronouns")
 DEPRIVING: Final = _set("depriving")
 PARTS: Final = _set("parts")
 VARIANTS: Final = _set("variants")
+EPITHETS: Final = _set("epithets")
 MONTHS: Final = _set("months")
 DATES: Final = _set("days") | MONTHS
 PLACES: Final = _set("places") | _set("nationalities")
