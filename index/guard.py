@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Final, NamedTuple
 
-from index.lexicon import DEPRIVING, RANK, UNITS, is_typo, opposed
+from index.lexicon import DEPRIVING, RANK, UNITS, opposed
 from index.names import RARE, has_kind, inflected, named_otherwise, substituted
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
+from index.typos import is_typo
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
 
 __all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
