@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Final, NamedTuple
 
-from index.lexicon import DEPRIVING, RANK, UNITS, opposed
+from index.lexicon import DEPRIVING, FIRM, PARTICLES, PHRASAL, RANK, UNITS, opposed
 from index.names import RARE, has_kind, inflected, named_otherwise, substituted
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
@@ -232,14 +232,37 @@ def _check_opposites(
     """Refuse what is the opposite, is measured in another unit or is taken back."""
     some, others = [one.words[p] for p in left], [other.words[p] for p in right]
     if some and others:
-        if opposed(some, others):
+        if opposed(some, others) or (
+            not PARTICLES.isdisjoint(some)
+            and not PARTICLES.isdisjoint(others)
+            and _done_otherwise(one, other, left, right)
+        ):
             refused.append("opposite")
         if "units_differ" not in refused and _counted(some) and _counted(others):
             refused.append("units_differ")
+    elif len(one.words) == len(other.words) and _opposes_form(one, other, some, others):
+        refused.append("opposite")
     if not (DEPRIVING.isdisjoint(some) or _says(other, right)) or not (
         DEPRIVING.isdisjoint(others) or _says(one, left)
     ):
         refused.append("negation")
+
+
+def _opposes_form(one: Prepared, other: Prepared, some: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether what faces a word is there in other forms: "show hidden files", "hide hidden files"."""
+    mine = some or [word for word in one.words if word not in other.words]
+    return opposed(mine, others or [word for word in other.words if word not in one.words])
+
+
+def _done_otherwise(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int]) -> bool:
+    """Return whether one verb goes with another particle: "turn in", "turn down"."""
+    mine, theirs = _particles(one, left), _particles(other, right)
+    return any(not FIRM.isdisjoint((mine[verb], theirs[verb])) for verb in mine.keys() & theirs.keys())
+
+
+def _particles(text: Prepared, places: Sequence[int]) -> dict[str, str]:
+    words, stems = text.words, text.stems
+    return {stems[p - 1]: words[p] for p in places if words[p] in PARTICLES and p and stems[p - 1] in PHRASAL}
 
 
 _UNIT: Final = Counter(("1",))
