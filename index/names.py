@@ -15,6 +15,7 @@ RARE: Final = 0.93
 """Of a weight: rare enough to be a name that was not capitalised."""
 # Letters of a name that only tells one of a name from another: "Zyrtec-D", "Ambien CR".
 _SUFFIX: Final = 2
+_SHORTENED: Final = ("st", "rd", "mt", "tv", "dr", "mr", "ms")  # and these do not
 _MARKS: Final = VARIANTS | EPITHETS
 
 
@@ -84,7 +85,7 @@ def _is_variant(text: Prepared, place: int) -> bool:
         return named or text.kinds[place - 1] == NUMBER or before in VARIANTS
     if text.kinds[place] == text.kinds[place - 1] == NAME:
         ends = place + 1 == len(text.words) or text.kinds[place + 1] != NAME
-        return ends and (len(word) <= _SUFFIX or word in STOP)
+        return ends and (len(word) <= _SUFFIX or word in STOP) and word not in _SHORTENED
     return word in EPITHETS and before == "the" and place > 1 and text.kinds[place - 2] == NAME
 
 

@@ -48,7 +48,7 @@ _LITERAL: Final = re.compile(
     r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|(?:[\w\-.]+/)?[\w\-]{2,}\.[a-z]\w{1,5}"
     r"|(?i:utc|gmt)[+\-]\d\S*"
     r"|[A-Za-z]{1,2}[+*]|[A-Z]{1,2}-|[a-z]--|\+\+[a-z]|[*&!][A-Za-z]\w*"  # a+, blood of type A-, ++i, *p
-    r"|[A-Za-z]\w*\d[+#]|[A-Za-z](?:-[A-Za-z])+|[A-Z]{2,5}\.[A-Z]|[a-z]{2,5}\.[b-hj-z]"  # of chess; shares, main.c
+    r"|[A-Za-z]\w*\d[+#]|[A-Za-z](?:-[A-Za-z])+|[A-Z]{2,5}\.[A-Z]|[a-z]{2,5}\.[bchr]"  # of chess; shares, main.c
 )
 # In these small letters are not capital ones; nobody writes addresses and names of files with care.
 _CASED: Final = re.compile(r"[^@:]*[\\_][^@:]*|-\S*")
@@ -286,7 +286,7 @@ def _goes_on(tokens: list[_Token], place: int, after: _Token) -> bool:
     """Return whether what is a function word or a unit else is part of a name: "UNION ALL", "George W. Bush"."""
     before, token = tokens[place - 1], tokens[place]
     if token[1] == 2:
-        return before[1] == 2 and before[0] not in STOP and token[0] in STOP
+        return before[1] == 2 and before[0] not in STOP and token[0] in STOP and not all(t[1] for t in tokens)
     return bool(before[1] and after[1]) and len(token[0]) == 1 and token[0] in UNITS
 
 

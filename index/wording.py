@@ -233,7 +233,7 @@ def _agent(words: list[str]) -> int:
 # Before these a word says whence, whither, when, by whom or than what: exchanged, they say something else.
 _MARKERS: Final = frozenset((
     "from", "to", "into", "by", "than", "before", "after", "until", "since", "over", "under", "against", "without",
-    "minus",
+    "minus", "past", "upon",
 ))  # fmt: skip
 
 

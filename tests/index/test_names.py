@@ -37,6 +37,7 @@ def test_a_name_with_more_to_it_is_another(one: str, other: str) -> None:
         ("Is Sudafed PE safe?", "is sudafed pe safe?"),
         ("Who is Cal Ripken Jr.?", "Who is Cal Ripken Jr?"),
         ("What was it like to write for Seinfeld?", "What was it like to write for Seinfeld (TV Series)?"),
+        ("WHAT IS THE REASON FOR THAT", "what is the reason"),
         ("How does ORDER BY work?", "How does order by work?"),
         ("Where was Arjun born?", "Where was Arjuna born?"),
         ("What is IT like there?", "What is it like there?"),
