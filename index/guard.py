@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Final, NamedTuple
 
-from index.lexicon import DEPRIVING, PARTS, PLACES, RANK, UNITS, VARIANTS, bare, is_typo, opposed
+from index.lexicon import DEPRIVING, FIRM, PARTICLES, PHRASAL, RANK, UNITS, opposed
+from index.names import RARE, has_kind, inflected, named_otherwise, substituted
 from index.order import SYMMETRIC, check_order
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
+from index.typos import is_typo
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
 
 __all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
@@ -27,7 +29,11 @@ CHECKS: Final = (
 # Of pairs that ask so for the same, a third or fewer mean the same; "why" and "how", or "what" and "where", often do.
 _OTHER_QUESTIONS: Final = frozenset(
     map(frozenset, product(("when",), ("how", "howto", "why", "where", "who", "yes")))
-) | frozenset(map(frozenset, (("who", "where"), ("who", "why"), ("who", "howto"), ("why", "howto"), ("where", "yes"))))
+) | frozenset(map(frozenset, (
+    ("who", "where"), ("who", "why"), ("who", "howto"), ("why", "howto"), ("where", "yes"),
+)))  # fmt: skip
+# Behind "why" and "how" of what happens; "how is it helpful" is "why is it helpful".
+_HAPPENS: Final = frozenset(("do", "does", "did", "was", "were", "can", "could", "will", "would", "has", "have", "had"))
 _NEVER_TYPOS: Final = (NUMBER, LITERAL, PICTURE)
 # Letters of the shortest word that may be two run together.
 _JOINED: Final = 4
@@ -35,8 +41,8 @@ _JOINED: Final = 4
 _ADJECTIVES: Final = ("ic", "al", "ous", "ed")
 # Residual words are aligned with each other one by one up to here: beyond it, two texts are not one with typos.
 _ALIGNED: Final = 24
-# Of a weight: rare enough to be a name that was not capitalised.
-_RARE: Final = 0.93
+# Letters of names up to which they are as likely a code.
+_CODE: Final = 4
 
 
 class Comparison(NamedTuple):
@@ -73,9 +79,11 @@ def compare(one: Prepared, other: Prepared) -> Comparison:
     left, right, typos = _residuals(one, other)
     if left or right:
         _check_residuals(one, other, left, right, refused)
-    if one.words != other.words and NAME in one.kinds and NAME in other.kinds and _inflected(one, other):
+    if one.words != other.words and NAME in one.kinds and NAME in other.kinds and inflected(one, other):
         refused.append("names_differ")
-    if one.negations != other.negations and (not typos or _any(one, left, NEGATED) or _any(other, right, NEGATED)):
+    if one.negations != other.negations and (
+        not typos or has_kind(one, left, NEGATED) or has_kind(other, right, NEGATED)
+    ):
         refused.append("negation")
     check_order(one, other, left, right, refused)
     return Comparison(one, other, tuple(left), tuple(right), typos, tuple(refused))
@@ -89,9 +97,11 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("language_differs")
     if one.verbatim != other.verbatim:
         refused.append("verbatim_differs")
-    if one.question != other.question and {one.question, other.question} in _OTHER_QUESTIONS:
+    if one.question != other.question and (
+        {one.question, other.question} in _OTHER_QUESTIONS or (_of_what_happens(one) and _of_what_happens(other))
+    ):
         refused.append("question_differs")
-    if one.question == other.question == "yes" and _obliges(one) * _obliges(other) < 0:
+    if one.question == other.question == "yes" and _obliges_otherwise(one, other):
         refused.append("opposite")
     if one.symbols != other.symbols:
         refused.append("symbols_differ")
@@ -101,12 +111,30 @@ def _check_wholes(one: Prepared, other: Prepared, refused: list[str]) -> None:
         refused.append("terms_differ")
 
 
-def _obliges(text: Prepared) -> int:
-    """Return 1 where it is asked whether somebody must, -1 whether somebody may, 0 for anything else."""
-    first = text.words[0]
-    if first in ("can", "may"):
-        return -1
-    return first == "must" or (first in ("do", "does") and text.words[2:4] in (("have", "to"), ("need", "to")))
+def _of_what_happens(text: Prepared) -> bool:
+    """Return whether it is asked why or how something happens, and not how or why it is as it is."""
+    if text.question not in ("why", "how"):
+        return False
+    return text.words[:2] == ("how", "come") or (
+        text.words[0] == text.question and not _HAPPENS.isdisjoint(text.words[1:2])
+    )
+
+
+def _obliges_otherwise(one: Prepared, other: Prepared) -> bool:
+    """Return whether the one asks whether somebody must, the other whether somebody may or had better."""
+    mine = _asks_of(one)
+    return bool(mine) and _asks_of(other) not in ("", mine)
+
+
+def _asks_of(text: Prepared) -> str:
+    """Return whether a yes or no is about what somebody must, may or had better do, "" for anything else."""
+    words = text.words
+    if words[0] in ("do", "does") and words[2:4] in (("have", "to"), ("need", "to")):
+        return "must"
+    return _MODALS.get(words[0], "")
+
+
+_MODALS: Final = {"must": "must", "can": "may", "may": "may", "should": "should", "shall": "should"}
 
 
 def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:
@@ -147,14 +175,21 @@ def _align(one: Prepared, other: Prepared, left: list[int], right: list[int]) ->
                 (rival[0] == first or rival[-1] == last)
                 and other.kinds[candidate] not in _NEVER_TYPOS
                 and is_typo(word, rival)
-                # A letter of a name may be missing; with another letter it is another name.
-                and (one.kinds[place] != NAME or len(word) != len(rival) or sorted(word) == sorted(rival))
+                and (one.kinds[place] != NAME or _may_name(word, rival))
             ):
                 left.remove(place)
                 right.remove(candidate)
                 typos += 1
                 break
     return typos
+
+
+def _may_name(word: str, rival: str) -> bool:
+    """Return whether two names may be one: a letter may be missing, but not a code's last ("GOOG", "GOOGL")."""
+    if len(word) == len(rival):
+        return sorted(word) == sorted(rival)
+    at_end = word.startswith(rival) or rival.startswith(word)
+    return not at_end or min(len(word), len(rival)) > _CODE or word[-1] == rival[-1]
 
 
 def _join(one: Prepared, other: Prepared, left: list[int]) -> int:
@@ -184,32 +219,50 @@ def _check_residuals(
         refused.append("dates_differ")
     if PICTURE in mine and PICTURE in theirs:
         refused.append("symbols_differ")
-    if _named_otherwise(one, other, left, right):
+    if named_otherwise(one, other, left, right):
         refused.append("names_differ")
-    elif NAME not in mine | theirs and "numbers_differ" not in refused and substituted(one, other, left, right, _RARE):
+    elif NAME not in mine | theirs and "numbers_differ" not in refused and substituted(one, other, left, right, RARE):
         refused.append("terms_differ")
+    _check_opposites(one, other, left, right, refused)
+
+
+def _check_opposites(
+    one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], refused: list[str]
+) -> None:
+    """Refuse what is the opposite, is measured in another unit or is taken back."""
     some, others = [one.words[p] for p in left], [other.words[p] for p in right]
     if some and others:
-        if opposed(some, others):
+        if opposed(some, others) or (
+            not PARTICLES.isdisjoint(some)
+            and not PARTICLES.isdisjoint(others)
+            and _done_otherwise(one, other, left, right)
+        ):
             refused.append("opposite")
         if "units_differ" not in refused and _counted(some) and _counted(others):
             refused.append("units_differ")
+    elif len(one.words) == len(other.words) and _opposes_form(one, other, some, others):
+        refused.append("opposite")
     if not (DEPRIVING.isdisjoint(some) or _says(other, right)) or not (
         DEPRIVING.isdisjoint(others) or _says(one, left)
     ):
         refused.append("negation")
 
 
-def _named_otherwise(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int]) -> bool:
-    """Return whether what is named is another."""
-    if _varies(one, left) or _varies(other, right):
-        return True
-    mine, theirs = _any(one, left, NAME), _any(other, right, NAME)
-    if not (mine or theirs):
-        return False
-    both = (mine or _surplus(one, other)) and (theirs or _surplus(other, one))
-    other_one = _designates(one, other, left) or _designates(other, one, right)
-    return both or other_one or substituted(one, other, left, right, TELLING)
+def _opposes_form(one: Prepared, other: Prepared, some: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether what faces a word is there in other forms: "show hidden files", "hide hidden files"."""
+    mine = some or [word for word in one.words if word not in other.words]
+    return opposed(mine, others or [word for word in other.words if word not in one.words])
+
+
+def _done_otherwise(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int]) -> bool:
+    """Return whether one verb goes with another particle: "turn in", "turn down"."""
+    mine, theirs = _particles(one, left), _particles(other, right)
+    return any(not FIRM.isdisjoint((mine[verb], theirs[verb])) for verb in mine.keys() & theirs.keys())
+
+
+def _particles(text: Prepared, places: Sequence[int]) -> dict[str, str]:
+    words, stems = text.words, text.stems
+    return {stems[p - 1]: words[p] for p in places if words[p] in PARTICLES and p and stems[p - 1] in PHRASAL}
 
 
 _UNIT: Final = Counter(("1",))
@@ -224,26 +277,6 @@ def _today(text: Prepared, places: Sequence[int]) -> bool:
     return all(text.words[place] == "today" for place in places if text.kinds[place] == DATE)
 
 
-def _designates(text: Prepared, other: Prepared, places: Sequence[int]) -> bool:
-    """Return whether a name that only this text has belongs to one that both have: "13 Pro" after "13", "New York"."""
-    for place in places:
-        if text.kinds[place] == NAME and place and text.kinds[place - 1] == NUMBER:
-            return True
-        if text.words[place] in PARTS and place + 1 < len(text.words) and text.kinds[place + 1] == NAME:
-            return text.stems[place + 1] in other.stems
-    return False
-
-
-def _varies(text: Prepared, places: Sequence[int]) -> bool:
-    """Return whether a model is named more closely: "13 Pro" after "13", "Pro Max" after "Pro"."""
-    return any(
-        place
-        and text.words[place] in VARIANTS
-        and (text.kinds[place - 1] in (NUMBER, NAME) or text.words[place - 1] in VARIANTS)
-        for place in places
-    )
-
-
 def _counted(words: Sequence[str]) -> bool:
     """Return whether a unit is among words; single letters are one only behind a number, where they are compared."""
     return not UNITS.keys().isdisjoint([word for word in words if len(word) > 1])
@@ -252,42 +285,6 @@ def _counted(words: Sequence[str]) -> bool:
 def _says(text: Prepared, places: Sequence[int]) -> bool:
     """Return whether any of some words says something of its own."""
     return any(text.weights[place] > TELLING for place in places)
-
-
-def _any(text: Prepared, places: Sequence[int], kind: int) -> bool:
-    return any(text.kinds[place] == kind for place in places)
-
-
-def _surplus(one: Prepared, other: Prepared) -> bool:
-    """Return whether a name that both have stands more often in the one."""
-    names = [stem for stem, kind in zip(one.stems, one.kinds, strict=True) if kind == NAME]
-    return any(names.count(stem) > other.stems.count(stem) > 0 for stem in names)
-
-
-def _inflected(one: Prepared, other: Prepared) -> bool:
-    """Return whether a name of both has another form in each: "Alien" is not "Aliens", but "Indian" is "Indians"."""
-    mine, theirs = _names(one), _names(other)
-    return any(theirs.get(stem, word) != word for stem, word in mine.items())
-
-
-def _names(text: Prepared) -> dict[str, str]:
-    named = zip(text.stems, text.words, text.kinds, strict=True)
-    return {stem: bare(word) for stem, word, kind in named if kind == NAME and word not in PLACES}
-
-
-def substituted(one: Prepared, other: Prepared, left: Sequence[int], right: Sequence[int], least: float) -> bool:
-    """Return whether one run of words, all of at least some weight, stands in the very place of another."""
-    mine = [p for p in left if one.weights[p] > TELLING]
-    theirs = [p for p in right if other.weights[p] > TELLING]
-    if any(one.weights[p] < least for p in mine) or any(other.weights[p] < least for p in theirs):
-        return False
-    if not mine or not theirs or mine[-1] - mine[0] >= len(mine) or theirs[-1] - theirs[0] >= len(theirs):
-        return False
-    return _at(one, mine[0] - 1) == _at(other, theirs[0] - 1) and _at(one, mine[-1] + 1) == _at(other, theirs[-1] + 1)
-
-
-def _at(text: Prepared, place: int) -> str:
-    return text.stems[place] if 0 <= place < len(text.stems) else ""
 
 
 def _check_numbers(one: Prepared, other: Prepared, refused: list[str]) -> None:

@@ -18,7 +18,6 @@ _DATA: Final = Path(__file__).parent / "data"
 _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
 LATIN: Final = "\u024f"
 """The last letter of the Latin script, but for rare ones."""
-_ENDINGS: Final = frozenset(("ane", "ene", "yne", "ate", "ite", "ide", "nol", "nal", "ine", "ase", "ose"))
 # Of each look-up the latest so many words are remembered, in 25 MB altogether. Longer ones are addresses and the like:
 # they seldom come twice, and a prompt may be one of them from end to end.
 _REMEMBERED: Final = 16_384
@@ -77,8 +76,12 @@ GENERIC: Final = _set("generic")
 NEGATION: Final = _set("negation")
 PRONOUNS: Final = _set("pronouns")
 DEPRIVING: Final = _set("depriving")
+PARTICLES: Final = _set("particles")
+FIRM: Final = _set("firm")
+PHRASAL: Final = _set("phrasal")
 PARTS: Final = _set("parts")
 VARIANTS: Final = _set("variants")
+EPITHETS: Final = _set("epithets")
 MONTHS: Final = _set("months")
 DATES: Final = _set("days") | MONTHS
 PLACES: Final = _set("places") | _set("nationalities")
@@ -134,28 +137,32 @@ def is_participle(word: str) -> bool:
 
 def opposed(some: Sequence[str], others: Sequence[str]) -> bool:
     """Return whether any of some words is the opposite of any of others: by the lists, or by prefix or suffix."""
-    for words, rest in ((some, others), (others, some)):
-        for word in words:
-            if not _partners(word).isdisjoint(rest):
+    mine, theirs = [_standing(word) for word in some], [_standing(word) for word in others]
+    for sides, rest in ((mine, others), (theirs, some)):
+        for negated, _, _ in sides:
+            if not negated.isdisjoint(rest):
                 return True
-    facing = [sides for word in some if (sides := _facing(word))]
+    facing = [against for _, _, against in mine if against]
     if not facing:
         return False
-    return any(not sides.isdisjoint(_places(other)) for other in others for sides in facing)
+    return any(not against.isdisjoint(own) for _, own, _ in theirs for against in facing)
+
+
+_Sides = frozenset[tuple[int, int]]
 
 
 @remembered
-def _places(word: str) -> frozenset[tuple[int, int]]:
+def _standing(word: str) -> tuple[frozenset[str], _Sides, _Sides]:
+    """Return a word's partners, its (line, side)s, and all other (line, side)s of the lines that it stands in."""
+    own = _places(word)
+    against = frozenset((line, other) for line, side in own for other in range(_MOST_SIDES) if other != side) - own
+    return partners(word), own, against
+
+
+def _places(word: str) -> _Sides:
     """Return the (line, side)s of a word and of what it is a form of: "rising" stands where "rise" does."""
     forms = (word, _base(_IRREGULAR.get(word, word)), *_positives(word))
     return frozenset(place for form in forms for place in OPPOSITES.get(form, ()))
-
-
-@remembered
-def _facing(word: str) -> frozenset[tuple[int, int]]:
-    """Return all other (line, side)s of the lines that a word stands in."""
-    own = _places(word)
-    return frozenset((line, other) for line, side in own for other in range(_MOST_SIDES) if other != side) - own
 
 
 def _positives(word: str) -> Iterable[str]:
@@ -167,7 +174,7 @@ def _positives(word: str) -> Iterable[str]:
 
 
 @remembered
-def _partners(word: str) -> frozenset[str]:
+def partners(word: str) -> frozenset[str]:
     """Return what would be a word's opposite, were it one: without a negating prefix, with the prefix that excludes it.
 
     "careless" and "careful", "atypical" and "typical", "macro-" and "micro-".
@@ -183,6 +190,12 @@ def _partners(word: str) -> frozenset[str]:
         for mine, theirs in (pair, pair[::-1])
         if word.startswith(mine) and len(word) > len(mine) + 3
     }
+    found |= {
+        word.removesuffix(mine) + theirs
+        for mine, others in _PARTIES.items()
+        if word.endswith(mine) and len(word) > len(mine) + 2
+        for theirs in others
+    }
     if word.endswith("less") and len(word) > 6:
         found |= {word[:-4], word[:-4] + "ful"}
     return frozenset(found)
@@ -191,47 +204,20 @@ def _partners(word: str) -> frozenset[str]:
 _NEGATING: Final = frozenset(("un", "in", "im", "il", "ir", "dis", "non", "anti", "mis", "de", "a", "an"))
 # Letters left of what is negated: "atypical" is not "typical", but "around" is not the opposite of "round".
 _LEAST_LEFT: Final = {"a": 4, "an": 4, "un": 2}
+# Who does something, and whom or for whom it is done.
+_PARTIES: Final = {
+    "ee": ("er", "or"),
+    "ees": ("ers", "ors"),
+    "er": ("ee",),
+    "or": ("ee",),
+    "ers": ("ees",),
+    "ors": ("ees",),
+}
 _PREFIXES: Final = (
     ("macro", "micro"), ("hyper", "hypo"), ("over", "under"), ("pre", "post"), ("intra", "inter"), ("endo", "exo"),
     ("in", "ex"), ("im", "ex"), ("en", "de"), ("in", "de"), ("in", "out"), ("up", "down"), ("homo", "hetero"),
     ("mono", "poly"), ("syn", "ant"), ("intro", "extro"), ("super", "sub"), ("a", "de"), ("pro", "anti"),
 )  # fmt: skip
-
-
-def is_typo(one: str, other: str) -> bool:
-    """Return whether one of two different words is most likely the other, mistyped or spelt otherwise.
-
-    Neighbouring letters exchanged; a letter doubled; or, unless both are common words, one letter missing, too many or
-    wrong (two in a row in long words). Never the first letter: "house" is no "mouse", nor "mRNA" "tRNA". Two known
-    first names are never one.
-    Damerau, "A technique for computer detection and correction of spelling errors", 1964: four in five errors.
-    """
-    short, gap = min(len(one), len(other)), abs(len(one) - len(other))
-    known = one in RANK and other in RANK
-    if short < 2 or gap > (1 if known else 2) or not (_is_latin(one) and _is_latin(other)):
-        return False
-    start = 0
-    while start < short and one[start] == other[start]:
-        start += 1
-    end = 0
-    while end < short - start and one[-1 - end] == other[-1 - end]:
-        end += 1
-    mine, theirs = one[start : len(one) - end], other[start : len(other) - end]
-    if len(mine) == len(theirs) == 2 and mine == theirs[::-1]:
-        return not (one in FIRST_NAMES and other in FIRST_NAMES)
-    if short < 4 or (one in FIRST_NAMES and other in FIRST_NAMES):
-        return False
-    if len(mine) + len(theirs) == 1:
-        return start > 0 and ((mine or theirs) == one[start - 1] or not known)
-    if one[-3:] in _ENDINGS and other[-3:] in _ENDINGS:  # sulfate, sulfite
-        return False
-    wrong = 2 if short >= 8 else 1
-    likely = start > 0 and short >= 5 and not known and len(mine) == len(theirs) <= wrong
-    return likely and other not in _partners(one)
-
-
-def _is_latin(word: str) -> bool:
-    return word.isascii() or max(word) <= LATIN
 
 
 def _base(word: str) -> str:  # noqa: PLR0911 - one ending a line

@@ -4,6 +4,7 @@ The last of the guard's checks, made where nothing else refused.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from index.tokens import BE, NAME, NUMBER
@@ -58,15 +59,30 @@ def _reversed(one: Prepared, other: Prepared) -> bool:
     mine, theirs = set(one.markers), set(other.markers)
     for marker in mine ^ theirs:
         word, _, place = marker.partition(" ")
-        if place and (facing := _FACING.get(word)) is not None:
+        for facing in _FACING.get(word, ()) if place else ():
             back = f"{facing} {place}"
             if (marker in mine and back in theirs - mine) or (marker in theirs and back in mine - theirs):
+                if facing in _LATER and not _of_time(one, other, word):
+                    continue
                 return True
     return False
 
 
-# "By 10 %" is neither "to 10 %" nor from there: pairs are found from either side.
-_FACING: Final = {"to": "from", "over": "under", "until": "since", "by": "to"}
+# "By 10 %" is neither "to 10 %" nor from there, "by Monday" not "after Monday": pairs are found from either side.
+_FACING: Final = {
+    "before": ("past", "upon"),
+    "to": ("from", "after"), "over": ("under",), "until": ("since", "after"), "by": ("to", "after", "until"),
+}  # fmt: skip
+
+
+_LATER: Final = ("after", "until")
+
+
+def _of_time(one: Prepared, other: Prepared, word: str) -> bool:
+    """Return whether "to" is "up to" a time, and "by" is not by whom something is done."""
+    if word == "to":
+        return ("up", "to") in pairwise(one.words) or ("up", "to") in pairwise(other.words)
+    return word != "by" or (one.agent < 0 and other.agent < 0)
 
 
 def _alternatives(words: tuple[str, ...]) -> int:

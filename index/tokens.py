@@ -48,6 +48,7 @@ _LITERAL: Final = re.compile(
     r"\S*(?:[@\\_]|://|/\S*/)\S*|(?:~?/|--?)[^\W\d]\S*|(?:[\w\-.]+/)?[\w\-]{2,}\.[a-z]\w{1,5}"
     r"|(?i:utc|gmt)[+\-]\d\S*"
     r"|[A-Za-z]{1,2}[+*]|[A-Z]{1,2}-|[a-z]--|\+\+[a-z]|[*&!][A-Za-z]\w*"  # a+, blood of type A-, ++i, *p
+    r"|[A-Za-z]\w*\d[+#]|[A-Za-z](?:-[A-Za-z])+|[A-Z]{2,5}\.[A-Z]|[a-z]{2,5}\.[bchr]"  # of chess; shares, main.c
 )
 # In these small letters are not capital ones; nobody writes addresses and names of files with care.
 _CASED: Final = re.compile(r"[^@:]*[\\_][^@:]*|-\S*")
@@ -74,7 +75,8 @@ _GROUPED: Final = re.compile(r"(?<=\d),(?=\d{2,3}(?:\D|$))")
 _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "“": '"', "”": '"',
                                 "–": "-", "‑": "-", "−": "-", "×": "x"})  # fmt: skip
 _MAYBE_LITERAL: Final = re.compile(
-    r"[@\\_/]|\w\.[a-z]|(?<!\S)--?[^\W\d]|[A-Za-z][+*\-](?![\w+])|[CTct][+\-]\d|[+*&!][A-Za-z]"
+    r"[@\\_/]|\w\.[A-Za-z]|(?<!\S)--?[^\W\d]|\w[+*#\-](?![\w+])|[CTct][+\-]\d|[+*&!][A-Za-z]"
+    r"|[A-Za-z]-[A-Za-z]\b"
 )
 # Without one of these there is none.
 _MARKING: Final = frozenset("@\\_/.-+*&!")
@@ -111,7 +113,7 @@ _MARKED: Final = frozenset((*NUMBER_WORDS, *NEGATION, *PLACES, *DATES, "one", "u
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
-_Token = tuple[str, bool, bool]  # the word, whether it has a capital, whether it opens a sentence
+_Token = tuple[str, int, bool]  # the word, how it is capitalised (`_capital`), whether it opens a sentence
 
 
 def plain(text: str) -> tuple[str, bool]:
@@ -154,10 +156,11 @@ def _tokens(text: str) -> list[_Token]:
     initial = True
     for token in _TOKEN.findall(text):
         if ordinary := _ordinary(token):
-            found.append((ordinary, token[0].isupper(), initial))
+            found.append(ordinary[initial])
             initial = False
         elif token in _ENDS:
-            initial = True
+            # A full stop behind a capital is one of a name: "Samuel L. Jackson".
+            initial = not (token == "." and found and len(found[-1][0]) == 1 and found[-1][1])  # noqa: S105 - a word
         elif token == _HELD:
             found.append((_HELD + next(literals), False, False))
             initial = False
@@ -168,16 +171,26 @@ def _tokens(text: str) -> list[_Token]:
 
 
 @remembered
-def _ordinary(token: str) -> str:
-    """Return a token's word where it is just one, as nearly all are, else ""."""
+def _ordinary(token: str) -> tuple[_Token, _Token] | None:
+    """Return a token where it is just a word, as nearly all are, within a sentence and as it opens one."""
     word = token.casefold()
     plain_ = word.isalpha() and word not in CONTRACTIONS and token not in _SHORT and token not in _ORDINAL
-    return intern(word) if plain_ else ""
+    if not plain_:
+        return None
+    word, capital = intern(word), _capital(token)
+    return (word, capital, False), (word, capital, True)
+
+
+def _capital(token: str) -> int:
+    """Return 2 for a word all in capitals, 1 for one that opens with one or is a programmer's name, else 0."""
+    if token.isupper() and len(token) > 1:
+        return 2
+    return token[0].isupper() or (token[:2].islower() and token.isalpha() and not token.islower())
 
 
 def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
     """Return the words a token stands for."""
-    word, capital = token.casefold(), token[0].isupper()
+    word, capital = token.casefold(), _capital(token)
     if "'" in word:
         word, rest = _expand(word)
         return [(word, capital, initial)] * bool(word) + [(rest, False, False)] * bool(rest)
@@ -224,8 +237,8 @@ def _kinds(tokens: list[_Token]) -> list[int]:
 
 def _is_title(tokens: list[_Token]) -> bool:
     """Return whether this is A Title Or A SHOUT, where capitals say nothing."""
-    telling = [t for t in tokens if t[0].isalpha() and t[0] not in STOP and not t[2]]
-    return sum(t[1] for t in telling) > 3 and all(t[1] for t in telling)
+    telling = [t for t in tokens if t[0].isalpha() and len(t[0]) > 1 and t[0] not in STOP and not t[2]]
+    return len(telling) > 3 and all(t[1] for t in telling)
 
 
 def _is_plain(word: str) -> bool:
@@ -258,6 +271,8 @@ def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C9
         return DATE
     if word == "a" and capital and not initial and not titled:
         return NAME  # hepatitis A, plan A
+    if capital and (capital == 2 or word in UNITS) and place and not titled and _goes_on(tokens, place, after):
+        return NAME
     if not capital or word in STOP or word in UNITS:
         return PLAIN
     if titled:
@@ -265,6 +280,14 @@ def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C9
     if not initial:
         return NAME
     return NAME if after[1] and not after[2] and after[0] not in STOP and word not in GENERIC else PLAIN
+
+
+def _goes_on(tokens: list[_Token], place: int, after: _Token) -> bool:
+    """Return whether what is a function word or a unit else is part of a name: "UNION ALL", "George W. Bush"."""
+    before, token = tokens[place - 1], tokens[place]
+    if token[1] == 2:
+        return before[1] == 2 and before[0] not in STOP and token[0] in STOP and not all(t[1] for t in tokens)
+    return bool(before[1] and after[1]) and len(token[0]) == 1 and token[0] in UNITS
 
 
 def _sign(tokens: list[_Token], place: int) -> int:

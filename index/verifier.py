@@ -22,12 +22,13 @@ FEATURES: Final = (
     "cosine", "cosine_above_80", "cosine_above_90", "cosine_above_95", "left_over", "left_over_much", "question",
     "question_yes", "name_one_side", "typos", "same_words", "same_stems", "identical", "function_words", "inversions",
     "pairs_kept", "substituted", "length", "length_ratio", "cosine_left_over", "other_words",
-    "qualified",
+    "qualified", "frame_words",
 )  # fmt: skip
 # Of real question pairs 1 % of the duplicates are below, where 1 pair in 77 is one: not worth comparing.
 LEAST_COSINE: Final = 0.6
 _EXTREME: Final = 500.0  # of a logit: beyond it exp overflows
 _MUCH_SAID: Final = 6  # telling words: of so many a last one more changes little
+_FRAME: Final = 8  # left-over function words: of longer texts any number may be
 _UNLIKE: Final = 0.6  # of left-over weight: with less in common, how much less says nothing more
 
 
@@ -132,6 +133,7 @@ def features(cosine: float, comparison: Comparison) -> list[float]:
         min(0.0, cosine - 0.9) * left_over,
         max(0.0, cosine - 0.85) * left_over,  # so near in spite of other words: a paraphrase
         _qualified(one, other, left, right),
+        float(min(empty, _FRAME)),  # so near in spite of another frame: each such word has cost cosine
     ]
 
 

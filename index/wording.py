@@ -191,7 +191,9 @@ _HOWTO: Final = re.compile(
 _HOWTO_PARTS: Final = ("how", "what", "way", "method")  # without one there is none
 _ASKS: Final = {"what": "what", "which": "what", "who": "who", "whom": "who", "whose": "who", "why": "why",
                 "when": "when", "where": "where", "how": "how"}  # fmt: skip
-_MEASURES: Final = frozenset(("many", "much", "long", "old", "far", "often", "big", "tall", "fast", "large", "high"))
+_MEASURES: Final = frozenset((
+    "many", "much", "long", "old", "far", "often", "big", "tall", "fast", "large", "high", "come",
+))  # fmt: skip
 _DECIDES: Final = frozenset((
     "is", "are", "was", "were", "do", "does", "did", "can", "could", "should", "would", "will", "has", "have", "had",
     "am", "may", "might", "must",
@@ -213,7 +215,7 @@ def _question(words: list[str]) -> str:
         if asks := _ASKS.get(word):
             follows = words[place + 1] if place + 1 < len(words) else ""
             if asks == "how" and follows in _MEASURES:
-                return intern(f"how {follows}")
+                return "why" if follows == "come" else intern(f"how {follows}")
             return "when" if asks == "what" and follows in ("time", "year", "date") else asks
     return ""
 
@@ -231,7 +233,7 @@ def _agent(words: list[str]) -> int:
 # Before these a word says whence, whither, when, by whom or than what: exchanged, they say something else.
 _MARKERS: Final = frozenset((
     "from", "to", "into", "by", "than", "before", "after", "until", "since", "over", "under", "against", "without",
-    "minus",
+    "minus", "past", "upon",
 ))  # fmt: skip
 
 

@@ -37,7 +37,7 @@ _RIDGES: Final = {"identical": 0.0005}
 SIGNS: Final = {
     "cosine": 1, "question": -1, "question_yes": -1, "name_one_side": -1, "typos": 1, "same_words": 1, "same_stems": 1,
     "identical": 1, "inversions": -1, "pairs_kept": 1, "substituted": -1, "length_ratio": -1,
-    "qualified": -1,
+    "qualified": -1, "frame_words": 1,
 }  # fmt: skip
 _NEIGHBOURS: Final = 8
 

@@ -153,6 +153,15 @@ def refused(one: str, other: str) -> tuple[str, ...]:
         ("units_differ", "Is a 5 mW laser safe?", "Is a 5 MW laser safe?"),
         ("order_differs", "Raise the price by 10%", "Raise the price to 10%"),
         ("opposite", "How do I pin a tab?", "How do I unpin a tab?"),
+        ("opposite", "Should I carry an ID?", "Must I carry an ID?"),
+        ("opposite", "Should I refinance now?", "Can I refinance now?"),
+        ("opposite", "How do I hand in a test?", "How do I hand out a test?"),
+        ("opposite", "How do I look up a child?", "How do I look after a child?"),
+        ("order_differs", "Do I pay before arrival?", "Do I pay upon arrival?"),
+        ("order_differs", "Do I have to register by Friday?", "Do I have to register after Friday?"),
+        ("order_differs", "May I swap up to the start date?", "May I swap after the start date?"),
+        ("question_differs", "Why does a compass point north?", "How does a compass point north?"),
+        ("question_differs", "How come tides turn?", "How do tides turn?"),
     ],
 )
 def test_what_changes_the_answer_is_refused(check: str, one: str, other: str) -> None:
@@ -221,6 +230,17 @@ def test_what_changes_the_answer_is_refused(check: str, one: str, other: str) ->
         ("I lost bags", "I lost my bags"),
         ("pancake recipe", "recipe for pancakes"),
         ("Is it an aluminium pan?", "Is it an aluminum pan?"),
+        ("Why do tides turn?", "How come tides turn?"),
+        ("Why is sleep important?", "How is sleep important?"),
+        ("Do I have to carry an ID?", "Must I carry an ID?"),
+        ("Can I leave early?", "May I leave early?"),
+        ("How can I refinance?", "How should I refinance?"),
+        ("What can I take on a plane?", "What can I take in a plane?"),
+        ("Who did you invite?", "Whom did you invite?"),
+        ("Which colour is it?", "Which color is it?"),
+        ("How long is it to transfer money?", "How long is it after I transfer money?"),
+        ("Have I met you in the past?", "Have I met you before?"),
+        ("Is it done on Friday?", "Is it done by Friday?"),
     ],
 )
 def test_what_is_only_written_otherwise_passes(one: str, other: str) -> None:

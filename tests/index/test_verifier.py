@@ -55,6 +55,21 @@ def test_what_narrows_a_short_question_down_at_its_end_asks_for_something_else(v
     assert judged.probability < within.probability
 
 
+def test_near_in_spite_of_another_frame_is_likelier_than_near_within_the_same(verifier: Verifier) -> None:
+    asked = "How do I learn painting?"
+    framed = judge(verifier, asked, "What is the one way in which I should be learning painting?", 0.9)
+    within = judge(verifier, asked, "How do I learn about painting?", 0.9)
+    counts = [dict(zip(FEATURES, judged.features, strict=True))["frame_words"] for judged in (framed, within)]
+    assert counts[0] > counts[1] >= 1.0
+    assert framed.probability > within.probability
+
+
+def test_the_words_of_a_frame_count_up_to_a_limit() -> None:
+    filler = " and then what if it was so that you would also do it with them all once again now"
+    compared = compare(prepare("Explain painting"), prepare("Explain painting" + filler))
+    assert dict(zip(FEATURES, features(0.9, compared), strict=True))["frame_words"] == 8.0
+
+
 def test_nearer_is_likelier(verifier: Verifier) -> None:
     one, other = "How do I start to paint?", "What is the best way to begin painting?"
     rising = [judge(verifier, one, other, cosine).probability for cosine in np.linspace(LEAST_COSINE, 1.0, 30)]

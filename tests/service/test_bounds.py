@@ -178,7 +178,7 @@ def test_decisions_that_wait_for_the_disk_are_bounded_in_number_and_in_text(
 
 def test_words_too_long_to_be_any_are_looked_up_and_not_remembered() -> None:
     word = "x" * lexicon._LONGEST
-    for known in (lexicon.stem, lexicon.weight, lexicon._partners):
+    for known in (lexicon.stem, lexicon.weight, lexicon.partners):
         assert known(word + "s") is not None
     assert lexicon.stem("cards") == lexicon.stem("card")
     assert lexicon.weight(word + "y") == lexicon.weight(word) == 1.0
