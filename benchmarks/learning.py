@@ -1,6 +1,6 @@
 """Does learning from reports catch up with labels, and is a model that turns bad left? On real rows.
 
-    python -m benchmarks.learning ../shared/data/routing/routellm_mmlu.jsonl.gz
+    python -m benchmarks.learning ROWS
 
 An index is built from 200 labels, and then prompts come that nobody has labelled: each is decided, the chosen model's
 real score is reported, and nothing else is known of it. Beside it, two indexes that learn nothing: one of the same 200

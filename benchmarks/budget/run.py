@@ -1,6 +1,6 @@
 r"""Streams through the error budget, and through its rivals, in the same run.
 
-    python -m benchmarks.budget.run ../shared/data/cache --published --resume var/budget.jsonl \
+    python -m benchmarks.budget.run DATA --published --resume var/budget.jsonl \
         --peers .venv-peers/bin/python --output benchmarks/results/budget.md
 
 By itself a stream goes through what decides under an error budget, each text embedded and each pair of them judged once
