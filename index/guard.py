@@ -17,7 +17,7 @@ from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
 from index.typos import is_typo
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
 
-__all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare", "substituted"]
+__all__ = ["CHECKS", "Comparison", "Prepared", "compare", "differences", "prepare"]
 
 CHECKS: Final = (
     "too_long", "language_differs", "verbatim_differs", "question_differs", "symbols_differ", "numbers_differ",

@@ -13,7 +13,8 @@ from operator import mul
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from index.guard import Comparison, compare, substituted
+from index.guard import Comparison, compare
+from index.names import substituted
 from index.tokens import NAME
 from index.wording import TELLING, Prepared
 

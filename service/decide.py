@@ -225,8 +225,7 @@ class Decider:
         there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
         near = [(s, self._revived(e, decision.prompt, now)) for s, e in there]
         if budget_of(request.cache, settings) < 1:
-            asked = request._replace(scope=request.account) if request.private_to else request
-            tried = self.keeper.verify(decision.prompt, near, asked, settings, now)
+            tried = self.keeper.verify(decision.prompt, near, request, settings, now)
             served, decision.judged, decision.trial = tried
         else:
             served, decision.judged = verify(self.judge, decision.prompt, near, request, settings, now)

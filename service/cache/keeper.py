@@ -136,7 +136,7 @@ class Keeper:
             settings: what the operator allows in this scope.
             now: seconds since the epoch.
         """
-        kept = self.scope(request.scope)
+        kept = self.scope(request.account)
         found, judged = self._likeliest(kept, prompt, near, request, settings, now)
         if found is None:
             return None, judged, None

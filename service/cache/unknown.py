@@ -14,6 +14,7 @@ from service.cache.learner import ALARM, surprise
 # The usual share among audits is that of the last hundred or so. Before any it may be a half.
 _FORGET: Final = 0.99
 _USUAL: Final = (1.0, 2.0)
+# With each audit, how much of the way what it was some dozens of audits ago follows what it is.
 _BEHIND: Final = 0.02
 # After a change it is taken to be high, as if twenty audits had said so: a few that tell do not clear it.
 _AGAIN: Final = (16.0, 20.0)
