@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +62,10 @@ class State:
 
     def load(self) -> Values:
         """Return everything that is kept."""
-        return _read(self._file)
+        found: dict[str, dict[str, Any]] = {}
+        for kind, key, value in _rows(self._file):
+            found.setdefault(kind, {})[key] = json.loads(value)
+        return found
 
     def put(self, kind: str, key: str, value: Any) -> None:
         """Have a value kept (None: no longer); it must not be changed afterwards."""
@@ -123,7 +126,7 @@ def damaged(path: Path) -> str:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
             (found,) = file.execute("PRAGMA user_version").fetchone()
             if found == _FORMAT:
-                _read(file)
+                _check(file)
     except (sqlite3.Error, _Damage) as error:
         if _is_damage(error):
             return str(error)
@@ -140,15 +143,19 @@ def _row(kind: str, key: str, value: str) -> tuple[str, str, str, int]:
     return kind, key, value, zlib.crc32(f"{kind}\0{key}\0{value}".encode())
 
 
-def _read(file: sqlite3.Connection) -> Values:
-    """Return everything that is kept; raises _Damage where a value is not as it was written."""
+def _rows(file: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, key and value of everything that is kept; raises _Damage at one that is not as it was written."""
     file.text_factory = lambda raw: raw.decode(errors="replace")
-    found: dict[str, dict[str, Any]] = {}
     for kind, key, value, crc32 in file.execute("SELECT kind, key, value, crc32 FROM kept"):
         if _row(kind, key, value)[-1] != crc32:
             raise _Damage("a value is not as it was written")
-        found.setdefault(kind, {})[key] = json.loads(value)
-    return found
+        yield kind, key, value
+
+
+def _check(file: sqlite3.Connection) -> None:
+    """Raise _Damage where anything is not as it was written."""
+    for _ in _rows(file):
+        pass
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -167,7 +174,7 @@ def _open(path: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, "
             "crc32 INTEGER NOT NULL, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"
         )
-        _read(file)
+        _check(file)
     except BaseException:
         file.close()
         raise
