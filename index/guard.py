@@ -5,7 +5,6 @@ what aligns (inflections, typos, words run together, contractions, spelling) is 
 worded otherwise is left to `index.verifier`, which reads the same `Comparison`. Pure; symmetric; never raises.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Final, NamedTuple
@@ -140,8 +139,9 @@ _MODALS: Final = {"must": "must", "can": "may", "may": "may", "should": "should"
 def _residuals(one: Prepared, other: Prepared) -> tuple[list[int], list[int], int]:
     """Return the places of the words without a counterpart on the other side, and how many had one but for a typo."""
     mine, theirs = set(one.stems), set(other.stems)
-    left = [place for place, stem in enumerate(one.stems) if stem not in theirs]
-    right = [place for place, stem in enumerate(other.stems) if stem not in mine]
+    only, others = mine - theirs, theirs - mine
+    left = [place for place, stem in enumerate(one.stems) if stem in only] if only else []
+    right = [place for place, stem in enumerate(other.stems) if stem in others] if others else []
     typos = 0
     if left and right and len(left) <= _ALIGNED and len(right) <= _ALIGNED:
         if _run(one, left) == _run(other, right) and not (_known(one, left) and _known(other, right)):
@@ -265,9 +265,6 @@ def _particles(text: Prepared, places: Sequence[int]) -> dict[str, str]:
     return {stems[p - 1]: words[p] for p in places if words[p] in PARTICLES and p and stems[p - 1] in PHRASAL}
 
 
-_UNIT: Final = Counter(("1",))
-
-
 def _literals(text: Prepared) -> list[str]:
     return [word for word, kind in zip(text.words, text.kinds, strict=True) if kind == LITERAL]
 
@@ -295,13 +292,19 @@ def _check_numbers(one: Prepared, other: Prepared, refused: list[str]) -> None:
         if any(_units_differ(a, b) for a, b in zip(one.numbers, other.numbers, strict=True)):
             refused.append("units_differ")
         return
-    more, less = Counter(mine) - Counter(theirs), Counter(theirs) - Counter(mine)
-    if more or less:
-        # "one" is most often no number, but may stand for the 1 of the other.
-        if not (more + less == _UNIT and "one" in (other.words if more else one.words)):
+    if sorted(mine) == sorted(theirs):
+        if not (_listed(one) and _listed(other)):
             refused.append("numbers_differ")
-    elif not (_listed(one) and _listed(other)):
+    # "one" is most often no number, but may stand for the 1 of the other.
+    elif not (_has_one_more(mine, theirs) and "one" in other.words) and not (
+        _has_one_more(theirs, mine) and "one" in one.words
+    ):
         refused.append("numbers_differ")
+
+
+def _has_one_more(some: list[str], others: list[str]) -> bool:
+    """Return whether the one list of numbers has a 1 in addition to those of the other."""
+    return len(some) == len(others) + 1 and sorted(some) == sorted([*others, "1"])
 
 
 def _units_differ(one: str, other: str) -> bool:

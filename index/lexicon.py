@@ -10,7 +10,6 @@ import math
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,8 +17,8 @@ _DATA: Final = Path(__file__).parent / "data"
 _RAW: Final[dict[str, Any]] = tomllib.loads((_DATA / "lexicon.toml").read_text("utf-8"))
 LATIN: Final = "\u024f"
 """The last letter of the Latin script, but for rare ones."""
-# Of each look-up the latest so many words are remembered, in 25 MB altogether. Longer ones are addresses and the like:
-# they seldom come twice, and a prompt may be one of them from end to end.
+# Of each look-up so many words are remembered, in 25 MB altogether, until it begins anew. Longer ones are addresses
+# and the like: they seldom come twice, and a prompt may be one of them from end to end.
 _REMEMBERED: Final = 16_384
 _LONGEST: Final = 32
 _VOWELS: Final = frozenset("aeiouy")
@@ -27,14 +26,21 @@ _T = TypeVar("_T")
 
 
 def remembered(look_up: Callable[[str], _T]) -> Callable[[str], _T]:
-    """Remember what was looked up of short words lately."""
-    known = lru_cache(_REMEMBERED)(look_up)
+    """Remember what was looked up of short words: a prompt is some hundred look-ups, and they take no Python then."""
+    return _Remembered(look_up).__getitem__
 
-    @wraps(look_up)
-    def remembering(word: str) -> _T:
-        return known(word) if len(word) <= _LONGEST else look_up(word)
 
-    return remembering
+class _Remembered(dict[str, _T]):
+    def __init__(self, look_up: Callable[[str], _T]) -> None:
+        self._look_up = look_up
+
+    def __missing__(self, word: str) -> _T:
+        found = self._look_up(word)
+        if len(word) <= _LONGEST:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[word] = found
+        return found
 
 
 def _set(name: str) -> frozenset[str]:

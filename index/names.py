@@ -56,8 +56,12 @@ def has_kind(text: Prepared, places: Sequence[int], kind: int) -> bool:
 
 
 def _names(text: Prepared) -> dict[str, str]:
-    named = zip(text.stems, text.words, text.kinds, strict=True)
-    return {stem: bare(word) for stem, word, kind in named if kind == NAME and word not in PLACES}
+    found, place = {}, text.kinds.find(NAME)
+    while place >= 0:
+        if (word := text.words[place]) not in PLACES:
+            found[text.stems[place]] = bare(word)
+        place = text.kinds.find(NAME, place + 1)
+    return found
 
 
 def _designates(text: Prepared, other: Prepared, places: Sequence[int]) -> bool:

@@ -118,13 +118,12 @@ def _turned(one: Prepared, other: Prepared) -> bool:
         mine, theirs = [s for s in mine if s != _SELF], [s for s in theirs if s != _SELF]
     if mine == theirs:
         return False
-    rank = {stem: place for place, stem in enumerate(theirs)}
-    shared = [stem for stem in mine if stem in rank]
-    order = sorted(shared, key=rank.__getitem__)
-    moved = [place for place in range(len(shared)) if shared[place] != order[place]]
+    rank = dict(zip(theirs, range(len(theirs)), strict=True))
+    places = [rank[stem] for stem in mine if stem in rank]
+    moved = [place for place, (here, there) in enumerate(zip(places, sorted(places), strict=True)) if here != there]
     if len(moved) != 2:  # noqa: PLR2004 - a pair
         return False
-    first, second = shared[moved[0]], shared[moved[1]]
+    first, second = theirs[places[moved[0]]], theirs[places[moved[1]]]
     marked = {marker.partition(" ")[2] for marker in one.markers if marker in other.markers}
     if first in marked and second in marked:  # "from here to there" and "to there from here"
         return False

@@ -80,7 +80,8 @@ _MAYBE_LITERAL: Final = re.compile(
 )
 # Without one of these there is none.
 _MARKING: Final = frozenset("@\\_/.-+*&!")
-_CHUNK: Final = re.compile(r"\S+")
+_ORDINARY_MARKS: Final = frozenset(".-")
+_CHUNK: Final = re.compile(r"(?<!\S)\S*[@\\_/.\-+*&!#]\S*")
 _HELD: Final = "\ue000"  # stands for a literal while the rest is split; of no use in a text
 _PICTURES: Final = 0x2190
 _ORDINAL: Final = frozenset(("st", "nd", "rd", "th"))
@@ -110,10 +111,14 @@ _STEMS_OF_NOT: Final = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _SHORT: Final = frozenset(_COUNTRIES) | frozenset(_BITS) | frozenset(_ROMAN)
 # Words that may be more than a word without a capital, too.
 _MARKED: Final = frozenset((*NUMBER_WORDS, *NEGATION, *PLACES, *DATES, "one", "used"))
+# Function words that may be more than that with a capital.
+_NAMING: Final = frozenset((*FIRST_NAMES, *UNITS, "a"))
 BE: Final = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "get", "got", "gets"))
 
 
-_Token = tuple[str, int, bool]  # the word, how it is capitalised (`_capital`), whether it opens a sentence
+# The word, how it is capitalised (`_capital`), whether it opens a sentence, whether it is just a word whatever stands
+# around it.
+_Token = tuple[str, int, bool, bool]
 
 
 def plain(text: str) -> tuple[str, bool]:
@@ -143,13 +148,13 @@ def split(text: str) -> tuple[list[str], list[int], bool]:
     tokens = _tokens(text)
     cut = len(tokens) > MOST
     tokens = tokens[:MOST]
-    return *_numbers([token[0] for token in tokens], _kinds(tokens)), cut
+    return *_numbers([word for word, _, _, _ in tokens], _kinds(tokens)), cut
 
 
 def _tokens(text: str) -> list[_Token]:
     """Split into casefolded words, contractions written out; the ends of sentences are not kept."""
     held: list[str] = []
-    if not _MARKING.isdisjoint(text) and _MAYBE_LITERAL.search(text):
+    if _is_marked(text) and _MAYBE_LITERAL.search(text):
         text = _CHUNK.sub(lambda chunk: _hold(chunk[0], held), text)
     literals = iter(held)
     found: list[_Token] = []
@@ -162,12 +167,21 @@ def _tokens(text: str) -> list[_Token]:
             # A full stop behind a capital is one of a name: "Samuel L. Jackson".
             initial = not (token == "." and found and len(found[-1][0]) == 1 and found[-1][1])  # noqa: S105 - a word
         elif token == _HELD:
-            found.append((_HELD + next(literals), False, False))
+            found.append((_HELD + next(literals), 0, False, False))
             initial = False
         elif token not in _ORDINAL or not found or not found[-1][0][-1].isdigit():
             found += _written_out(token, initial=initial)
             initial = False
     return found
+
+
+def _is_marked(text: str) -> bool:
+    """Return whether a text has a sign of addresses and the like, beyond those that end sentences or begin items."""
+    marks = _MARKING.intersection(text)
+    if not marks <= _ORDINARY_MARKS:
+        return True
+    stops = text.count(". ") + text.count(".\n") + text.endswith(".")
+    return text.count(".") > stops or text.count("-") > text.count("\n- ")
 
 
 @remembered
@@ -178,7 +192,9 @@ def _ordinary(token: str) -> tuple[_Token, _Token] | None:
     if not plain_:
         return None
     word, capital = intern(word), _capital(token)
-    return (word, capital, False), (word, capital, True)
+    alone = not capital or (capital == 1 and word in STOP and word not in _NAMING)
+    sure = alone and word.isascii() and word not in _MARKED
+    return (word, capital, False, sure), (word, capital, True, sure)
 
 
 def _capital(token: str) -> int:
@@ -193,16 +209,16 @@ def _written_out(token: str, *, initial: bool) -> Iterable[_Token]:
     word, capital = token.casefold(), _capital(token)
     if "'" in word:
         word, rest = _expand(word)
-        return [(word, capital, initial)] * bool(word) + [(rest, False, False)] * bool(rest)
+        return [(word, capital, initial, False)] * bool(word) + [(rest, 0, False, False)] * bool(rest)
     if token in _COUNTRIES:
-        return ((_COUNTRIES[token], True, initial),)
+        return ((_COUNTRIES[token], 1, initial, False),)
     if (full := CONTRACTIONS.get(word)) is not None:
-        return [(part, False, False) for part in full]
+        return [(part, 0, False, False) for part in full]
     if token in _SHORT:
-        return ((_ROMAN.get(token) or _BITS[token], False, False),)
+        return ((_ROMAN.get(token) or _BITS[token], 0, False, False),)
     if parts := _COMPOUND.fullmatch(word):  # "Rs500", "v1.2", "5k", "3D"
-        return [(part, False, False) for part in parts.groups() if part]
-    return ((word.replace(".", "") if word[0].isalpha() else word, capital, initial),)
+        return [(part, 0, False, False) for part in parts.groups() if part]
+    return ((word.replace(".", "") if word[0].isalpha() else word, capital, initial, False),)
 
 
 def _hold(chunk: str, held: list[str]) -> str:
@@ -228,11 +244,8 @@ def _expand(word: str) -> tuple[str, str]:
 
 def _kinds(tokens: list[_Token]) -> list[int]:
     """Say for each word whether it is a name, a number, a date, a negation, a sign or just a word."""
-    titled = sum([t[1] for t in tokens]) > 3 and _is_title(tokens)
-    return [
-        PLAIN if not token[1] and _is_plain(token[0]) else _kind(tokens, place, titled=titled)
-        for place, token in enumerate(tokens)
-    ]
+    titled = sum([capital for _, capital, _, _ in tokens]) > 3 and _is_title(tokens)
+    return [PLAIN if sure else _kind(tokens, place, titled=titled) for place, (_, _, _, sure) in enumerate(tokens)]
 
 
 def _is_title(tokens: list[_Token]) -> bool:
@@ -241,13 +254,8 @@ def _is_title(tokens: list[_Token]) -> bool:
     return len(telling) > 3 and all(t[1] for t in telling)
 
 
-def _is_plain(word: str) -> bool:
-    """Return whether a word without a capital is just a word, whatever stands around it: as `_kind` has it, sooner."""
-    return word.isalpha() and word.isascii() and word not in _MARKED
-
-
 def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C901, PLR0911, PLR0912 - one reason a line
-    word, capital, initial = tokens[place]
+    word, capital, initial, _ = tokens[place]
     if word[0] == _HELD or (max(word) > LATIN and word[0].isalpha()):
         return LITERAL  # the encoder's words are Latin ones: it cannot tell others apart
     if word[-1].isdigit() or word[0].isdigit():
@@ -255,7 +263,7 @@ def _kind(tokens: list[_Token], place: int, *, titled: bool) -> int:  # noqa: C9
     if not word[0].isalpha():
         return PLAIN if word in UNITS else PICTURE if ord(word[0]) > _PICTURES else _sign(tokens, place)
     before = tokens[place - 1][0] if place else ""
-    after = tokens[place + 1] if place + 1 < len(tokens) else ("", False, False)
+    after = tokens[place + 1] if place + 1 < len(tokens) else ("", 0, False, False)
     if word in NUMBER_WORDS and not (word == "second" and (before in _EACH or before[-1:].isdigit())):
         return NUMBER
     if word == "one" and (before in _COUNTED or before in NUMBER_WORDS or after[0] in UNITS or after[0] in MULTIPLIERS):
@@ -310,6 +318,10 @@ def _numbers(words: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:
     marks: list[int] = []
     amount = tens = False  # whether the last word is a number, and one like "twenty"
     for word, kind in zip(words, kinds, strict=True):
+        if kind != NUMBER and not amount:  # as most
+            out.append(word)
+            marks.append(kind)
+            continue
         value = "1" if word == "one" and kind == NUMBER else NUMBER_WORDS.get(word, word)
         if amount and word in MULTIPLIERS and (product := _times(out[-1], MULTIPLIERS[word])):
             out[-1] = product

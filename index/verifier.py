@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from operator import mul
+from operator import gt, mul
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -156,10 +156,10 @@ def _order(one: Prepared, other: Prepared) -> tuple[int, float]:
     longest = max(len(mine), len(theirs))
     if longest <= 1 or mine == theirs:
         return 0, float(mine == theirs)
-    rank = {stem: place for place, stem in enumerate(theirs)}
+    rank = dict(zip(theirs, range(longest), strict=False))
     places = [rank[stem] for stem in mine if stem in rank]
-    inversions = sum([a > b for a, b in pairwise(places)])
-    kept = len(set(pairwise(mine)) & set(pairwise(theirs)))
+    inversions = sum(map(gt, places, places[1:]))
+    kept = len(set(pairwise(mine)).intersection(pairwise(theirs)))
     return inversions, kept / (longest - 1)
 
 

@@ -7,6 +7,7 @@ a request, and for the prompts of the answers near it. Words are interned: what 
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import islice
 from sys import intern
 from typing import Final
 
@@ -32,10 +33,11 @@ PERSONS: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
 TELLING: Final = 0.3
 """Weight above which a word says something of its own: neither a function word nor filler."""
 # Of code and formulas: one sign more or less is another program, and not every sign is a token.
-# And "5!" is no 5.
-_CODE: Final = re.compile(r"[{}|\\~^<>=]|&&|::|\w\((?!e?s\))|\w\[|```|\d!")
-# Without one of these there is none.
-_SIGNS: Final = frozenset("{}|\\~^<>=&:([`!")
+_CODE_SIGNS: Final = frozenset("{}|\\~^<>=")
+_CODE_PAIRS: Final = ("&&", "::", "```")
+_CALL: Final = re.compile(r"\w\((?!e?s\))|\w\[|\d!")  # and "5!" is no 5
+_CALL_SIGNS: Final = frozenset("([!")
+_MAYBE_CODE: Final = frozenset("".join(_CODE_PAIRS)) | _CODE_SIGNS | _CALL_SIGNS
 # What is asked of the letters themselves: there a capital, a comma or a typo is what it is about.
 _OF_LETTERS: Final = re.compile(
     r"\b(?:base ?64|md5|sha-?\d+|rot ?13|checksum|hash of|(?:ascii|unicode|morse) code|url[ -]?encode|anagrams? of"
@@ -142,15 +144,25 @@ def _certain(word: str, kind: int) -> tuple[str, float]:
 
 def _verbatim(text: str, words: list[str], language: str) -> str:
     """Return what a text that words do not tell, or that is about its letters, is compared by, "" for any other."""
-    if (not _SIGNS.isdisjoint(text) and _CODE.search(text)) or (
-        not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)
-    ):
+    if _is_code(text) or (not _MAYBE_LETTERS.isdisjoint(words) and _OF_LETTERS.search(text)):
         text = canonical(text)  # whose line ends and indents count
         return (text if "\n" in text else " ".join(text.split())).rstrip("?.! ")
     if language == "en":
         return ""
     letters = [" " if unicodedata.category(char)[0] in "PZC" else char for char in text.casefold()]
     return " ".join("".join(letters).split())
+
+
+def _is_code(text: str) -> bool:
+    """Return whether a text holds code or a formula."""
+    signs = _MAYBE_CODE.intersection(text)
+    if not signs:
+        return False
+    return (
+        not _CODE_SIGNS.isdisjoint(signs)
+        or any(pair in text for pair in _CODE_PAIRS)
+        or (not _CALL_SIGNS.isdisjoint(signs) and _CALL.search(text) is not None)
+    )
 
 
 def _with_units(words: list[str], kinds: list[int]) -> tuple[str, ...]:
@@ -243,7 +255,7 @@ def _markers(words: list[str], stems: tuple[str, ...], weights: tuple[float, ...
     found = []
     for place, word in enumerate(words):
         if word in _MARKERS:
-            follows = [stems[p] for p in range(place + 1, len(words)) if weights[p] > 0][:2]
+            follows = list(islice((stems[p] for p in range(place + 1, len(words)) if weights[p] > 0), 2))
             if len(follows) > 1 and follows[0] in CURRENCIES and follows[1][0].isdigit():
                 del follows[0]  # "$500" is "500 dollars"
             found.append(intern(f"{word} {follows[0] if follows else ''}"))

@@ -221,9 +221,11 @@ class Decider:
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
         if self._note_refusal(decision):
             return
-        view = self.answers.view
-        there = ((min(s, 1.0), e) for s, row in found.answers if (e := view.entry_at(request.scope, row)) is not None)
-        near = [(s, self._revived(e, decision.prompt, now)) for s, e in there]
+        near = [
+            (min(similarity, 1.0), entry if entry.alive(now) else self._revived(entry, decision.prompt, now))
+            for similarity, row in found.answers
+            if (entry := self.answers.view.entry_at(request.scope, row)) is not None
+        ]
         if budget_of(request.cache, settings) < 1:
             tried = self.keeper.verify(decision.prompt, near, request, settings, now)
             served, decision.judged, decision.trial = tried
@@ -247,8 +249,8 @@ class Decider:
         return bool(why)
 
     def _revived(self, entry: Entry, prompt: Prompt, now: float) -> Entry:
-        """Return an entry, as if it had not lapsed where it may be served stale because another fetches it anew."""
-        if entry.alive(now) or not self._keeps(entry, now) or entry.key == prompt.key:
+        """Return a lapsed entry, as if it had not where it may be served stale because another fetches it anew."""
+        if not self._keeps(entry, now) or entry.key == prompt.key:
             return entry
         return replace(entry, expires_at=0.0) if self.flights.holds(entry.key) else entry
 

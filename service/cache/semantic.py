@@ -5,7 +5,6 @@ may be served where the budget is 1. With a budget `service.cache.keeper` does, 
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cache, partial
 from typing import Final, NamedTuple, TypeVar
 
 from cachetools import LRUCache
@@ -119,7 +118,15 @@ def load_judge(settings: CacheSettings, encoder: str) -> Judge:
 
 def reading(prompt: Prompt) -> Callable[[], Prepared]:
     """Return what reads a prompt: once, and when it is first needed."""
-    return cache(partial(prepare, prompt.text))
+    known: Prepared | None = None
+
+    def read() -> Prepared:
+        nonlocal known
+        if known is None:
+            known = prepare(prompt.text)
+        return known
+
+    return read
 
 
 def budget_of(options: CacheOptions, settings: CacheSettings, category: str = "") -> float:
