@@ -76,8 +76,9 @@ class Answers:
     def fetch(self, entry: Entry) -> Answer | None:
         """Return an entry's answer with its text, or None where it was removed meanwhile or cannot be read."""
         # A row is never given out twice, so what is remembered for it cannot be of another answer or an older one.
-        answer = self._recent.get(entry.row)
-        if answer is None:
+        try:
+            return self._recent[entry.row]
+        except KeyError:
             try:
                 record = self._store.get(Kind.ANSWER, entry.scope, (entry.answer_id,)).get(entry.answer_id)
             except StoreError as error:  # a model can answer in its place
@@ -87,7 +88,7 @@ class Answers:
             answer = record if isinstance(record, Answer) and not record.wording_of else None
             if answer is not None and _size(answer) <= _RECENT_BYTES:
                 self._recent[entry.row] = answer
-        return answer
+            return answer
 
     def _complain(self, entry: Entry, error: StoreError) -> None:
         """Count an answer that cannot be read, and log it; of many in a short time only the first, and their number."""

@@ -36,6 +36,7 @@ from service.lookup import NOTHING_FOUND, Ask, Found
 from service.metrics import Metrics
 from service.policy.facts import category
 from service.policy.policy import Policy
+from service.repeats import Repeats
 from service.requests import NO_VOTERS, CacheMode, Decision, Hit, Plan, Prompt, Reason, Request, Timings, Voters
 from service.routing.choose import Known, fallback_model
 from service.routing.estimate import Asked, Estimated, estimate
@@ -72,6 +73,7 @@ class Decider:
     journal: Journal | None = None
     accounts: Accounts | None = None
     policy: Policy = field(init=False)
+    repeats: Repeats = field(init=False, default_factory=Repeats)
     _base: tuple[Generation, int] | None = field(init=False, default=None)
     _bare: LRUCache[tuple[str, float, bytes], Answer] = field(init=False, default_factory=lambda: LRUCache(_MOST_BARE))
 
@@ -79,13 +81,22 @@ class Decider:
         self.policy = Policy(self.settings.policy, self.settings.routing, self.settings.review)
         self.policy.prepare(self.generation)
 
-    async def decide(self, request: Request, started: float, deadline: float | None = None) -> Decision:
+    async def decide(
+        self,
+        request: Request,
+        started: float,
+        deadline: float | None = None,
+        prompt: Prompt | None = None,
+        peer: Callable[[], str] = str,
+    ) -> Decision:
         """Return a cached answer that is safe to serve, or the plan; the edge has it recorded when it sends it.
 
         Args:
             request: checked against the contract's limits.
             started: when it arrived (perf_counter).
             deadline: when the caller gives up (perf_counter); None: never.
+            prompt: what `keyed` makes of the request, where that is known.
+            peer: returns the connection it came by, as gRPC names it.
 
         Raises:
             Overloaded: the encoder's queue is full.
@@ -93,7 +104,7 @@ class Decider:
         generation, now = self.generation, self.answers.clock.now()
         timings = Timings(admit=perf_counter() - started)
         mark = perf_counter()
-        prompt = keyed(request)
+        prompt = prompt or keyed(request)
         request, trace = self.policy.admit(request, prompt, generation)
         timings.normalise = perf_counter() - mark
         decision = Decision(new_id(), request, prompt, generation.id, now, timings, trace=trace)
@@ -147,7 +158,7 @@ class Decider:
         decision.plan = self._choose(decision, estimated, generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
-            self._hand_out_token(decision)
+            self._hand_out_token(decision, peer)
         return _timed(decision, started)
 
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
@@ -352,14 +363,14 @@ class Decider:
         (found,) = self.judge.judge(read, [(similarity, entry)], settings.threshold)
         return not found.refused_by and (found.probability or 0.0) >= settings.min_probability
 
-    def _hand_out_token(self, decision: Decision) -> None:
+    def _hand_out_token(self, decision: Decision, peer: Callable[[], str]) -> None:
         """Let the caller store the answer, and be waited for by others who want it."""
         request, settings = decision.request, self.settings.cache.of(decision.request.scope)
         decision.fill_token = new_id()
         decision.lease_until = perf_counter() + settings.lease_s
         if request.context is None or not too_hot(request.context.sampling, settings):
             near = not self._refusal(decision.prompt, request, truncated=decision.truncated)
-            self.flights.lead(decision, near=near)
+            self.flights.lead(decision, near=near, peer=peer())
 
     def plan(self, decision: Decision, found: Found, generation: Generation) -> Plan:
         """Return what a decision's prompt would be planned with another generation; for Replay, on any thread."""
@@ -385,13 +396,19 @@ class Decider:
             decision.hit.answer = self._without_text(decision.hit.answer)
         self.log.add(decision)
 
+    def let_go(self, entry: Entry) -> None:
+        """Forget the texts of an entry that is removed or replaced: they may not linger here either."""
+        self.judge.forget(entry)
+        self.repeats.forget(entry)
+
     def _without_text(self, answer: Answer) -> Answer:
         """Return what is known of an answer but its text; made once, as to copy an answer takes 10 us."""
         key = (answer.id, answer.stored_at, answer.meaning)
-        bare = self._bare.get(key)
-        if bare is None:
+        try:
+            return self._bare[key]
+        except KeyError:
             bare = self._bare[key] = replace(answer, prompt="", content="", chunks=(), vector=b"")
-        return bare
+            return bare
 
 
 def _timed(decision: Decision, started: float) -> Decision:

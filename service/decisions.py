@@ -15,7 +15,7 @@ class DecisionLog:
 
     def __init__(self, keep: int, keep_bytes: int) -> None:
         self._keep, self._keep_bytes = keep, keep_bytes
-        self._decisions: OrderedDict[str, Decision] = OrderedDict()
+        self._decisions: OrderedDict[str, tuple[Decision, int]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -23,18 +23,20 @@ class DecisionLog:
 
     def add(self, decision: Decision) -> None:
         """Remember a decision."""
-        self._decisions[decision.id] = decision
-        self._bytes += text_size(decision)
+        size = text_size(decision)
+        self._decisions[decision.id] = (decision, size)
+        self._bytes += size
         while len(self._decisions) > self._keep or (self._bytes > self._keep_bytes and len(self._decisions) > 1):
-            self._bytes -= text_size(self._decisions.popitem(last=False)[1])
+            self._bytes -= self._decisions.popitem(last=False)[1][1]
 
     def all(self) -> list[Decision]:
         """Return all of them, oldest first."""
-        return list(self._decisions.values())
+        return [decision for decision, _ in self._decisions.values()]
 
     def get(self, decision_id: str) -> Decision | None:
         """Return a decision, or None where it is not known or no longer."""
-        return self._decisions.get(decision_id)
+        found = self._decisions.get(decision_id)
+        return found[0] if found is not None else None
 
 
 def text_size(decision: Decision) -> int:

@@ -55,6 +55,11 @@ class ScopeCounts:
     reports: Counts[str] = field(default_factory=Counts)
 
 
+def _outcomes(counts: ScopeCounts) -> dict[str, int]:
+    exact, semantic = counts.exact_hits, counts.semantic_hits
+    return {"exact": exact, "semantic": semantic, "plan": counts.decisions - exact - semantic}
+
+
 class _Durations(Collector):
     """A histogram of seconds for each value of a label, written by the event loop alone.
 
@@ -93,15 +98,10 @@ class Metrics:
         self._seconds = _Durations("waypost_decision_seconds", "Time of a whole decision.")
         self.registry.register(self._stages)
         self.registry.register(self._seconds)
-        decisions = Counter("waypost_decisions", "Decisions by outcome.", ["outcome"], registry=self.registry)
-        self._outcomes = {name: decisions.labels(name) for name in ("exact", "semantic", "plan")}
-        self._models = Counter(
-            "waypost_plans",
-            "Plans by the model of their first step.",
-            ["model"],
-            registry=self.registry,
-        )
-        self._degraded = Counter("waypost_degraded", "Decisions without an embedding.", registry=self.registry)
+        total = self.total
+        self.labelled("waypost_decisions", "Decisions by outcome.", "outcome", lambda: _outcomes(total))
+        self.labelled("waypost_plans", "Plans by the model of their first step.", "model", lambda: dict(total.plans))
+        self.counter("waypost_degraded", "Decisions without an embedding.", lambda: total.degraded)
         self._coverage = Gauge(
             "waypost_decision_coverage",
             "Share of decisions that were not degraded.",
@@ -169,14 +169,6 @@ class Metrics:
                 counts.exact_hits += 1
             else:
                 counts.semantic_hits += 1
-        if decision.hit is None:
-            self._outcomes["plan"].inc()
-            if decision.plan is not None and decision.plan.steps:
-                self._models.labels(decision.plan.steps[0].model).inc()
-        else:
-            self._outcomes["exact" if decision.hit.exact else "semantic"].inc()
-        if decision.degraded:
-            self._degraded.inc()
         self._seconds.observe(decision.timings.total)
         for stage, seconds in zip(STAGES, stage_times(decision.timings), strict=True):
             if seconds is not None:

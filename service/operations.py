@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 
 from index.catalogue import Catalogue
@@ -26,6 +26,7 @@ from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
 from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, retry_delay, to_status
 from service.lookup import NO_SEARCH
+from service.repeats import Repeat
 from service.reports import Report, oversize
 from service.requests import Decision, Outcome, Request, account_of, source_of, tokens_of
 from service.requests import Record as Came
@@ -43,30 +44,54 @@ _WHOLE = "waypost.v1."
 
 
 class Call(NamedTuple):
-    """One call as its operation sees it. Times of `perf_counter`; no deadline is None; `peer` as gRPC names it."""
+    """One call as its operation sees it. Times of `perf_counter`; no deadline is None; `peer` names the connection."""
 
     runtime: Runtime
     principal: Principal
     started: float
     deadline: float | None
-    peer: str = ""
+    peer: Callable[[], str] = str
 
 
-def of(service: str, method: str) -> Callable[[Any, Call], Awaitable[Message]]:
-    """Return the operation of an RPC."""
-    return _OPERATIONS[f"{service.removeprefix(_WHOLE)}.{method}"]
+def of(service: str, method: str, kind: type[Message]) -> Callable[[bytes, Call], Awaitable[Message | bytes]]:
+    """Return the operation of an RPC: from the bytes of a request of a kind to the response, or its bytes."""
+    name = f"{service.removeprefix(_WHOLE)}.{method}"
+    if name == "Router.Decide":
+        return decide
+    operation = _OPERATIONS[name]
+    return lambda raw, call: operation(_read(kind, raw), call)
+
+
+def _read(kind: type[Message], raw: bytes) -> Any:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        why = "cut off, of another kind, or with a text that is not UTF-8"
+        raise InvalidRequest(("request", f"no {kind.DESCRIPTOR.full_name}: {why}")) from None
 
 
 # ---- Router -------------------------------------------------------------------------------------------------
 
 
-async def decide(message: router_pb2.DecideRequest, call: Call) -> Message:
-    """Router.Decide."""
-    request = _request(message, call)
-    decision = await _decide(request, call)
-    response = outgoing.from_decision(decision, explain=request.explain)
-    call.runtime.decider.record(decision)
-    return response
+async def decide(raw: bytes, call: Call) -> Message | bytes:
+    """Router.Decide: what was asked in the very same bytes lately is not read again."""
+    decider, caller = call.runtime.decider, call.principal.name
+    known = decider.repeats.get(caller, raw, _catalogue(call))
+    if known is not None:
+        request, prompt = known.request, known.prompt
+    else:
+        request, prompt = _request(_read(router_pb2.DecideRequest, raw), call), None
+    decision = await decider.decide(request, call.started, call.deadline, prompt, call.peer)
+    hit = decision.hit
+    if hit is None or not hit.exact or hit.stale or request.explain:
+        response = outgoing.from_decision(decision, explain=request.explain)
+        decider.record(decision)
+        return response
+    if known is None or known.answer is not hit.answer:
+        known = Repeat(request, decision.prompt, hit.answer, outgoing.answer_of(decision))
+        decider.repeats.keep(caller, raw, known)
+    decider.record(decision)
+    return known.sent + outgoing.all_but_answer(decision)
 
 
 async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Message:
@@ -81,7 +106,8 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
             try:
                 # Nobody waits in a batch: it might be for an answer that only comes after the whole batch.
                 one_ = _request(request, call)
-                decision = await _decide(one_._replace(cache=replace(one_.cache, wait=0.0)), call)
+                one_ = one_._replace(cache=replace(one_.cache, wait=0.0))
+                decision = await call.runtime.decider.decide(one_, call.started, call.deadline, peer=call.peer)
                 response = outgoing.from_decision(decision, explain=one_.explain)
                 # A thousand of the largest answers are gigabytes: what does not fit is let go at once.
                 if (size := response.ByteSize()) > room:
@@ -369,13 +395,9 @@ def waypost_version() -> str:
 def _request(message: router_pb2.DecideRequest, call: Call) -> Request:
     """Return a request that this caller may make."""
     private_to = _private_to(call, fields.scope_of(message.scope))
-    request = incoming.to_request(message, _catalogue(call), private_to, call.peer)
+    request = incoming.to_request(message, _catalogue(call), private_to)
     call.principal.check_scope(request.scope)
     return request
-
-
-async def _decide(request: Request, call: Call) -> Decision:
-    return await call.runtime.decider.decide(request, call.started, call.deadline)
 
 
 def _private_to(call: Call, scope: str) -> str:
@@ -456,8 +478,8 @@ def _raw(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
+# All but Router.Decide, which reads its requests itself.
 _OPERATIONS: dict[str, Callable[[Any, Call], Awaitable[Message]]] = {
-    "Router.Decide": decide,
     "Router.DecideBatch": decide_batch,
     "Router.Review": review,
     "Router.Report": report_,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +175,7 @@ class Request(NamedTuple):
     """One prompt to decide on.
 
     `role` says whose turn the text is: "user" or "tool". `private_to` is who asks, where what is stored for it is not
-    everyone's in the scope at once; `peer` is the connection it came by, as gRPC names it.
+    everyone's in the scope at once.
     """
 
     scope: str
@@ -190,7 +190,6 @@ class Request(NamedTuple):
     request_id: str = ""
     role: str = "user"
     private_to: str = ""
-    peer: str = ""
 
     @property
     def account(self) -> str:
@@ -427,6 +426,14 @@ class Trace:
     stopped: float = math.inf
 
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    """Return what most decisions have: they are kept by the thousand, and need no dictionaries of their own."""
+    return _NOTHING
+
+
 @dataclass(slots=True)
 class Decision:
     """What one Decide returned, and what is kept of it until it is reported, explained or forgotten.
@@ -460,9 +467,9 @@ class Decision:
     fill_token: str = ""
     lease_until: float = 0.0
     reported: bool = False
-    heard: dict[str, frozenset[str]] = field(default_factory=dict)
+    heard: Mapping[str, frozenset[str]] = field(default_factory=_nothing)
     trace: Trace = field(default_factory=Trace)
-    reviews: dict[str, Reviewed] = field(default_factory=dict)
+    reviews: Mapping[str, Reviewed] = field(default_factory=_nothing)
 
     @property
     def neighbours(self) -> tuple[Neighbour, ...]:

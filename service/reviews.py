@@ -48,7 +48,7 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
         text = inspect(decision, given, acceptor)
     team = decider.policy.team(generation)
     reviewed = judge(decision, given, text, acceptor, team, decider.feedback, vectors)
-    decision.reviews[given.model] = reviewed
+    decision.reviews = {**decision.reviews, given.model: reviewed}
     if decider.log.get(decision.id) is None:  # it came from the journal: reports on it must find the review
         decider.log.add(decision)
     what = "accepted" if reviewed.accepted else "escalated"

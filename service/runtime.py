@@ -169,7 +169,7 @@ class Runtime:
         """Take in what a caller reports of a model."""
         decider = self.decider
         rating = replace(rating, known=decision.heard.get(rating.model, frozenset()))
-        decision.heard[rating.model] = rating.said()
+        decision.heard = {**decision.heard, rating.model: rating.said()}
         decider.policy.reported(decision, rating)
         if decider.learner is not None:
             decider.learner.reported(decision, rating)
@@ -242,7 +242,7 @@ async def load(settings: Settings, parts: Parts = _OWN) -> Runtime:
     keeper = Keeper(judge, parts.coin) if parts.coin is not None else Keeper(judge)
     flights = Flights(settings.decisions.keep)
     decider = Decider(settings, generation, answers, batcher, judge, keeper, log, metrics, flights)
-    answers.let_go = judge.forget
+    answers.let_go = decider.let_go
     lessons = teaching(decider)
     tutor = await learn(decider, encoder.digest)
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), metrics.registry)

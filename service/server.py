@@ -1,7 +1,7 @@
 """The edge: gRPC in, domain calls, gRPC out. Admits requests, gives errors their codes, drains on SIGTERM.
 
 With service.operations and service.convert the only user of the generated protobuf. Messages arrive as bytes and are
-parsed here, so that what is no message at all is INVALID_ARGUMENT like any other bad input.
+parsed by us, so that what is no message at all is INVALID_ARGUMENT like any other bad input.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -28,7 +28,7 @@ from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2
 from index.errors import WaypostError
 from service import operations
 from service.auth import ANYONE, authenticate
-from service.errors import InvalidRequest, NotReady, SettingsError, TooLarge, to_code, to_status
+from service.errors import NotReady, SettingsError, TooLarge, to_code, to_status
 from service.memory import give_back
 from service.runtime import Runtime, load
 from service.settings import ServerSettings, Settings, socket_path
@@ -49,7 +49,7 @@ _SERVICES: Final = {
 }
 
 
-Operation = Callable[[Any, operations.Call], Awaitable[Message]]
+Operation = Callable[[bytes, operations.Call], Awaitable[Message | bytes]]
 
 
 class Edge:
@@ -67,11 +67,7 @@ class Edge:
         for service, descriptor in _SERVICES.items():
             methods: dict[str, Any] = {
                 method.name: grpc.unary_unary_rpc_method_handler(
-                    self._handler(
-                        GetMessageClass(method.input_type),
-                        operations.of(service, method.name),
-                        method.name,
-                    )
+                    self._handler(operations.of(service, method.name, GetMessageClass(method.input_type)), method.name)
                 )
                 for method in descriptor.methods
             }
@@ -79,7 +75,7 @@ class Edge:
         return found
 
     def _handler(
-        self, kind: type[Message], operation: Operation, name: str
+        self, operation: Operation, name: str
     ) -> Callable[[bytes, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[bytes]]:
         tokens, most_mib = self._settings.auth.tokens, self._settings.server.max_message_mib
 
@@ -90,19 +86,14 @@ class Edge:
             try:
                 if runtime is None:
                     raise NotReady("not ready: loading or shutting down; ask the health service")
-                try:
-                    message = kind.FromString(raw)
-                except DecodeError:
-                    why = "cut off, of another kind, or with a text that is not UTF-8"
-                    raise InvalidRequest(("request", f"no {kind.DESCRIPTOR.full_name}: {why}")) from None
                 principal = ANYONE
                 if tokens:
                     metadata = dict(context.invocation_metadata() or ())
                     principal = authenticate(self._settings.auth, metadata)  # type: ignore[arg-type]
                 left = cast("float | None", context.time_remaining())  # the stubs do not know of calls without one
                 deadline = None if left is None else started + left
-                call = operations.Call(runtime, principal, started, deadline, context.peer())
-                return _sent(await operation(message, call), most_mib)
+                call = operations.Call(runtime, principal, started, deadline, context.peer)
+                return _sent(await operation(raw, call), most_mib)
             except WaypostError as error:
                 code, status = to_code(error), to_status(error)
                 self._failed(name, code.name)
@@ -210,9 +201,9 @@ async def _say(watch: "health.aio.HealthServicer", status: int) -> None:
         await watch.set(name, status)
 
 
-def _sent(response: Message, most_mib: int) -> bytes:
+def _sent(response: Message | bytes, most_mib: int) -> bytes:
     """Return the bytes of a response; TooLarge where they are more than gRPC would send."""
-    raw = response.SerializeToString()
+    raw = response if isinstance(response, bytes) else response.SerializeToString()
     if len(raw) > most_mib << 20:
         raise TooLarge(most_mib)
     return raw

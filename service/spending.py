@@ -169,16 +169,16 @@ class Accounts:
             return expected.cost_usd * (rating.cost_usd / planned.cost_usd - 1)
         return 0.0
 
-    def _accounts(self, decision: Decision) -> Iterator[Account]:
+    def _accounts(self, decision: Decision) -> list[Account]:
         scope = decision.request.scope
-        yield self.total
-        yield self.scope(scope)
+        accounts = [self.total, self.scope(scope)]
         if (arm := decision.trace.arm) and not decision.trace.shadow:
             for key in (("", arm), (scope, arm)):
                 account = self._arms.get(key)
                 if account is None:
                     account = self._arms[key] = Account()
-                yield account
+                accounts.append(account)
+        return accounts
 
     def _model(self, catalogue: Catalogue) -> Model:
         return catalogue.get(self.baseline)

@@ -98,12 +98,13 @@ class Flights:
                 self._end(flight)
         return None
 
-    def lead(self, decision: Decision, *, near: bool) -> None:
+    def lead(self, decision: Decision, *, near: bool, peer: str = "") -> None:
         """Let this decision hold the flight of its prompt from now on; who waits for it goes on waiting.
 
         Args:
             decision: has a plan and a fill token.
             near: whether the answer may be served to prompts that mean the same.
+            peer: the connection it came by, as gRPC names it.
         """
         prompt, plan = decision.prompt, decision.plan
         if self._closed or plan is None:
@@ -120,7 +121,7 @@ class Flights:
             decision.id,
             private_to,
             plan.steps[0].model,
-            decision.request.peer,
+            peer,
             decision.lease_until,
             waiting=before.waiting if before is not None else {},
         )

@@ -69,10 +69,10 @@ class Keeper:
 
     def scope(self, name: str) -> ScopeKeeper:
         """Return what was learned in a scope."""
-        found = self._scopes.get(name)
-        if found is None:
-            found = self._take(name, ScopeKeeper())
-        return found
+        try:
+            return self._scopes[name]
+        except KeyError:
+            return self._take(name, ScopeKeeper())
 
     def changed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Yield scopes in which something was learned or counted since the last time, with their state.

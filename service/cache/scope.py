@@ -41,10 +41,11 @@ class ScopeKeeper:
 
     def ledger(self, budget: float) -> Ledger:
         """Return the account of a budget."""
-        ledger = self.ledgers.get(budget)
-        if ledger is None:
+        try:
+            return self.ledgers[budget]
+        except KeyError:
             ledger = self.ledgers[budget] = Ledger(budget)
-        return ledger
+            return ledger
 
     def record(self, answer: bytes) -> float:
         """Return the log-odds that an answer is wrong, by its verdicts alone; 0 without any."""

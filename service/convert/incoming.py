@@ -43,10 +43,8 @@ from service.requests import (
 from service.routing.review import Given
 
 
-def to_request(
-    message: router_pb2.DecideRequest, catalogue: Catalogue, private_to: str = "", peer: str = ""
-) -> Request:
-    """Return a request to decide on, or raise InvalidRequest; `private_to` and `peer` are as in `Request`."""
+def to_request(message: router_pb2.DecideRequest, catalogue: Catalogue, private_to: str = "") -> Request:
+    """Return a request to decide on, or raise InvalidRequest; `private_to` is as in `Request`."""
     has = message.HasField
     text, history = to_prompt(message.prompt, message.messages)
     attributes = NO_ATTRIBUTES
@@ -69,7 +67,6 @@ def to_request(
         request_id=sized("request_id", message.request_id, 256),
         role=message.messages[-1].role if message.messages else "user",
         private_to=private_to,
-        peer=peer,
     )
 
 

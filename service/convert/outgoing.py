@@ -45,19 +45,39 @@ def timestamp(seconds: float) -> Timestamp:
 
 def from_decision(decision: Decision, *, explain: bool = False) -> router_pb2.DecideResponse:
     """Return the response for a decision, with its explanation where asked for."""
-    response = router_pb2.DecideResponse(
-        decision_id=decision.id,
-        generation=decision.generation,
-        degraded=types_pb2.DEGRADED_NO_EMBEDDING if decision.degraded else types_pb2.DEGRADED_NONE,
-    )
+    response = _without_outcome(decision)
     if decision.hit is not None:
         _fill_answer(response.answer, decision)
     else:
         _fill_plan(response.plan, decision)
         response.plan.fill_token = decision.fill_token
-    _fill_timings(response.timings, decision.timings)
     if explain:
         _fill_explanation(response.explanation, decision)
+    return response
+
+
+def answer_of(decision: Decision) -> bytes:
+    """Return the part of an exact hit's response that is its answer: it goes before `all_but_answer`.
+
+    Messages that are written one after the other are read as one that has the fields of both.
+    """
+    response = router_pb2.DecideResponse()
+    _fill_answer(response.answer, decision)
+    return response.SerializeToString()
+
+
+def all_but_answer(decision: Decision) -> bytes:
+    """Return the part of an exact hit's response that tells of this one decision."""
+    return _without_outcome(decision).SerializeToString()
+
+
+def _without_outcome(decision: Decision) -> router_pb2.DecideResponse:
+    response = router_pb2.DecideResponse(
+        decision_id=decision.id,
+        generation=decision.generation,
+        degraded=types_pb2.DEGRADED_NO_EMBEDDING if decision.degraded else types_pb2.DEGRADED_NONE,
+    )
+    _fill_timings(response.timings, decision.timings)
     return response
 
 

@@ -411,7 +411,7 @@ async def test_a_replay_goes_by_the_policy_and_leaves_nothing_behind(root: Path)
         before = remembered(service)
         generation = service.runtime.decider.generation
         again = []
-        for decision in list(service.runtime.decider.log._decisions.values()):
+        for decision in service.runtime.decider.log.all():
             asked = decision.trace.asked
             assert asked is not None
             known = Known(decision.estimates, 0.5, Reason.NEIGHBOURS)

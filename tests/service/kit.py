@@ -10,7 +10,8 @@ from time import perf_counter
 from typing import Any
 
 from google.protobuf.message import Message
-from waypost.v1 import cache_pb2, references_pb2, router_pb2, types_pb2
+from google.protobuf.message_factory import GetMessageClass
+from waypost.v1 import admin_pb2, cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.build import build_index
 from index.catalogue import Catalogue, parse_catalogue
@@ -87,6 +88,14 @@ def build(root: Path, references: Sequence[Reference] = REFERENCES, models: str 
     return build_index(references, catalogue(models), HashEncoder(), root).generation
 
 
+_METHODS = {
+    f"{service.name}.{method.name}": method
+    for file in (admin_pb2, cache_pb2, references_pb2, router_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
 @dataclass
 class Service:
     """A loaded service, called as its edge calls it."""
@@ -99,7 +108,11 @@ class Service:
         started = perf_counter()
         deadline = None if self.deadline is None else started + self.deadline
         service, method = name.split(".")
-        return await operations.of(service, method)(message, Call(self.runtime, self.principal, started, deadline))
+        kind = _METHODS[name]
+        operation = operations.of(service, method, GetMessageClass(kind.input_type))
+        call = Call(self.runtime, self.principal, started, deadline)
+        response = await operation(message.SerializeToString(), call)
+        return GetMessageClass(kind.output_type).FromString(response) if isinstance(response, bytes) else response
 
     async def decide(self, prompt: str = "", scope: str = "", **fields: Any) -> router_pb2.DecideResponse:
         found: router_pb2.DecideResponse = await self.call(
@@ -173,7 +186,7 @@ async def running(
     judge = load_judge(settings.cache, encoder.digest)
     flights = Flights(settings.decisions.keep)
     decider = Decider(settings, generation, answers, batcher, judge, Keeper(judge, coin), log, Metrics(), flights)
-    answers.let_go = judge.forget
+    answers.let_go = decider.let_go
     decider.accounts = Accounts(baseline_of(generation, settings.stats.baseline), decider.metrics.registry)
     tutor = await learn(decider, encoder.digest)
     runtime = Runtime(settings, encoder, decider, teaching(decider), time.time(), tutor)

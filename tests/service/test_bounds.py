@@ -19,7 +19,7 @@ from index.store import TOMBSTONES_KEPT
 from index.tokens import LONGEST
 from index.verifier import Verifier
 from index.view import Entry
-from service import answers, decide, lessons, metrics, reports, reviews, runtime, settings, spending
+from service import answers, decide, lessons, metrics, repeats, reports, reviews, runtime, settings, spending
 from service.cache import flights, keeper, semantic
 from service.cache import scope as scopes
 from service.cache.keeper import Keeper
@@ -198,6 +198,7 @@ MIB = 1 << 20
 # What operators cannot set. The rows that are not here name the setting.
 STATED: dict[str, tuple[Any, ...]] = {
     "answers served lately": (answers._RECENT_BYTES // MIB,),
+    "requests that were exact hits lately, with what was sent": (repeats._MOST_BYTES // MIB,),
     "answers that remembered decisions served, without their text": (decide._MOST_BARE,),
     "prompts of near answers, as they were read": (semantic._KEPT, LONGEST),
     "words that were looked up": (lexicon._REMEMBERED, lexicon._LONGEST),
