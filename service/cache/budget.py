@@ -22,6 +22,10 @@ from them weighted by how rare they are.
 
 The bound, not the estimate, moves the threshold: as much is served as keeps the bound on the errors of all requests
 within the budget, past and next ones. When it is broken only what is near-certain is served until it holds again.
+
+Where answers change, so does the factor. What was served until then keeps the bound it has at that time, which is made
+of verdicts on the same answers; what is served from then on is bounded by the verdicts that come from then on. Each of
+the two holds with its own confidence.
 """
 
 import math
@@ -110,16 +114,18 @@ def _capital(wrong: float, expected: float, factor: float) -> tuple[float, float
 class Block:
     """What happened in a stretch of requests.
 
-    `allowed` errors by the budget; `risk` is the sum of the model's errors over what was served; `wrong` are of the
-    `verdicts` that came of `audits`; `against` and `expected` are wrong answers, and the model's errors, over all
-    verdicts that the bound rests on: of audits, and of what was explored and tells as much; `complaints` counts served
-    answers that were reported wrong.
+    `allowed` errors by the budget; `risk` is the sum of the model's errors over what was served since answers last
+    changed, `settled` the bound on wrong ones among what was served before; `wrong` are of the `verdicts` that came of
+    `audits`; `against` and `expected` are wrong answers, and the model's errors, over all verdicts that the bound rests
+    on: of audits, and of what was explored and tells as much; `complaints` counts served answers that were reported
+    wrong.
     """
 
     requests: int = 0
     allowed: float = 0.0
     served: int = 0
     risk: float = 0.0
+    settled: float = 0.0
     audits: int = 0
     verdicts: int = 0
     wrong: int = 0
@@ -154,8 +160,9 @@ class Ledger:
     @property
     def bound(self) -> float:
         """The most wrong answers to be expected among those served in the window, with `CONFIDENCE` at all times."""
+        settled = self._now.settled + self._before.settled
         complaints = self._now.complaints + self._before.complaints
-        return max(self.factor * (self._now.risk + self._before.risk), float(complaints))
+        return max(settled + self.factor * (self._now.risk + self._before.risk), float(complaints))
 
     @property
     def broken(self) -> bool:
@@ -229,8 +236,12 @@ class Ledger:
             self._rest_on(risk, wrong=wrong)
 
     def changed(self) -> None:
-        """Take in that the answers have changed: what came before speaks for the model no longer, only against it."""
+        """Take in that the answers have changed: what came before speaks for the model no longer, only against it.
+
+        What was served before keeps its bound: that the model is a guess again says nothing of it.
+        """
         for block in (self._now, self._before):
+            block.settled, block.risk = block.settled + self.factor * block.risk, 0.0
             if block.against < block.expected:
                 block.against = block.expected = 0.0
         self._refactor()

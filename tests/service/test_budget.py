@@ -133,6 +133,46 @@ def test_once_answers_have_changed_what_was_seen_before_speaks_for_the_model_no_
     assert ledger.factor == worse
 
 
+def test_what_was_served_before_answers_changed_keeps_its_bound() -> None:
+    """That nobody knows how far the model is off now says nothing of it; what is served next is bounded as at first."""
+    ledger = Ledger(0.02)
+    stream(ledger, 4_000, seed=1, off=0.3)
+    bound, confident = ledger.bound, ledger.factor
+    ledger.changed()
+    assert ledger.bound == pytest.approx(bound)
+    assert not ledger.broken
+    ledger.decide(0.001, 0.999, TAUGHT)
+    assert ledger.factor > confident
+    assert ledger.bound == pytest.approx(bound + ledger.factor * max(0.001, 0.02 / 10))
+
+
+def test_what_was_served_before_answers_changed_is_held_against_the_account_as_long_as_the_rest() -> None:
+    ledger = Ledger(0.02)
+    stream(ledger, 4_000, seed=1)
+    ledger.changed()
+    bound = ledger.bound
+    for requests in (20_000, 20_001):
+        assert ledger.bound == pytest.approx(bound)
+        for _ in range(requests):
+            ledger.request()
+    assert ledger.bound == 0
+
+
+@pytest.mark.parametrize("off", [1.0, 3.0])
+def test_the_bound_holds_at_all_times_whether_answers_did_change_or_not(off: float) -> None:
+    """Also where the model is as good as it was, and notices it twice."""
+    missed = 0
+    for seed in range(40):
+        ledger = Ledger(0.02)
+        wrong, _ = stream(ledger, 2_000, seed)
+        for again in (1, 2):
+            ledger.changed()
+            more, _ = stream(ledger, 1_000, seed + 100 * again, off=off)
+            wrong += more
+            missed += wrong > ledger.bound
+    assert missed <= 2
+
+
 def test_before_much_was_learned_only_audits_count() -> None:
     ledger = Ledger(0.02)
     for _ in range(20):
@@ -211,6 +251,8 @@ def test_old_errors_are_forgotten_after_two_blocks() -> None:
 def test_an_account_goes_on_where_it_was() -> None:
     ledger, again = Ledger(0.02), Ledger(0.02)
     stream(ledger, 2_000, 3)
+    ledger.changed()
+    stream(ledger, 1_000, 3)
     again.restore(json.loads(json.dumps(ledger.state())))
     assert again.window == ledger.window
     assert again.bound == pytest.approx(ledger.bound)
