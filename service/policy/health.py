@@ -1,7 +1,7 @@
-"""Health: a model whose calls fail in a scope is left alone there for a while, then tried once, then used again.
+"""Health: a model whose calls fail for somebody is left alone there for a while, then tried once, then used again.
 
-One circuit for each scope and model, learned from reports alone. A scope's reports never touch another scope's
-circuits: who reports failures, rightly or not, only steers their own traffic.
+One circuit for each account (see `service.requests.account_of`) and model, learned from reports alone. An account's
+reports never touch another's circuits: who reports failures, rightly or not, only steers their own traffic.
 
     closed ── failures ──▶ open ── time ──▶ half-open ── one trial succeeds ──▶ closed
                              ▲                  └─────── the trial fails ─────▶ open, for twice as long
@@ -26,7 +26,7 @@ _USUAL: Final = 0.1  # weight of the newest latency in the usual one
 
 @dataclass(slots=True)
 class Circuit:
-    """One model in one scope. Times in seconds (monotonic); `until` is 0 while closed; `trial`: one is under way."""
+    """One model in one account. Times in seconds (monotonic); `until` is 0 while closed; `trial`: one is under way."""
 
     results: "deque[bool]"
     until: float = 0.0
@@ -48,39 +48,39 @@ class Health:
     _circuits: "LRUCache[tuple[str, str], Circuit]" = field(default_factory=lambda: LRUCache(_MAX_CIRCUITS))
     _open: dict[str, dict[str, Circuit]] = field(default_factory=dict)
 
-    def avoided(self, scope: str, now: float) -> Collection[str]:
-        """Return the models whose circuits are open in a scope."""
-        circuits = self._open.get(scope)
+    def avoided(self, account: str, now: float) -> Collection[str]:
+        """Return the models whose circuits are open in an account."""
+        circuits = self._open.get(account)
         return [model for model, circuit in circuits.items() if now < circuit.until] if circuits else ()
 
-    def chosen(self, scope: str, model: str, now: float) -> bool:
+    def chosen(self, account: str, model: str, now: float) -> bool:
         """Note that a plan begins with a model; return whether this is the trial of a circuit that is not closed.
 
         Others keep away until its outcome is reported, or until as long again has passed without.
         """
-        circuit = self._open[scope].get(model) if scope in self._open else None
+        circuit = self._open[account].get(model) if account in self._open else None
         if circuit is None:
             return False
         circuit.until, circuit.trial = now + circuit.wait, True
         return True
 
-    def reported(self, scope: str, model: str, outcome: Outcome, latency: float | None, now: float) -> None:
+    def reported(self, account: str, model: str, outcome: Outcome, latency: float | None, now: float) -> None:
         """Take in how a call ended; latency in seconds, None where it was not reported."""
         if not self.settings.enabled or outcome not in _COUNTED:
             return
-        circuit = self._open.get(scope, {}).get(model) or self._circuits.get((scope, model))
+        circuit = self._open.get(account, {}).get(model) or self._circuits.get((account, model))
         if circuit is None:
-            circuit = self._circuits[scope, model] = Circuit(deque(maxlen=self.settings.window))
+            circuit = self._circuits[account, model] = Circuit(deque(maxlen=self.settings.window))
         failed = outcome in _FAILURES or self._slow(circuit, latency)
         circuit.results.append(failed)
         if circuit.trial or 0 < circuit.until <= now:  # half open, and called as a later step of a plan
-            self._tried(scope, model, circuit, now, failed=failed)
+            self._tried(account, model, circuit, now, failed=failed)
         elif circuit.until:  # of a call that was under way when it opened: nothing new
             return
         elif self._failing(circuit):
             circuit.wait = self.settings.open_s
             circuit.until = now + circuit.wait
-            self._open.setdefault(scope, {})[model] = circuit
+            self._open.setdefault(account, {})[model] = circuit
             self._forget()
 
     def open(self) -> int:
@@ -103,7 +103,7 @@ class Health:
         circuit.usual += max(_USUAL, 1 / circuit.timed) * (latency - circuit.usual)
         return False
 
-    def _tried(self, scope: str, model: str, circuit: Circuit, now: float, *, failed: bool) -> None:
+    def _tried(self, account: str, model: str, circuit: Circuit, now: float, *, failed: bool) -> None:
         """Close a circuit whose trial succeeded; leave it open for longer where it failed."""
         circuit.trial = False
         if failed:
@@ -112,12 +112,12 @@ class Health:
             return
         circuit.until = circuit.wait = 0.0
         circuit.results.clear()
-        del self._open[scope][model]
-        if not self._open[scope]:
-            del self._open[scope]
+        del self._open[account][model]
+        if not self._open[account]:
+            del self._open[account]
 
     def _forget(self) -> None:
         """Drop what is open of circuits that are remembered no longer."""
         while self.open() > _MAX_CIRCUITS:
-            scope = next(iter(self._open))
-            del self._open[scope]
+            account = next(iter(self._open))
+            del self._open[account]

@@ -192,7 +192,7 @@ class Policy:
         scope, trace = decision.request.scope, decision.trace
         ready = self._ready[generation.id]
         for step in plan.steps[: plan.together]:
-            if self._health.chosen(scope, step.model, time.monotonic()):
+            if self._health.chosen(decision.request.account, step.model, time.monotonic()):
                 _note(decision, f"health: {step.model} is tried again")
         if trace.gain is not None and (share := self._share(decision.request, ready)):
             share.follow(trace.gain, strong=trace.lead in ready.compiled.strong)
@@ -231,7 +231,7 @@ class Policy:
             trace.judged = self.results.judged(trace.arm, rating.quality, ok=outcome is Outcome.OK)
         if outcome.name in rating.known:  # a later word on the same call, such as a user's; another end is another call
             return
-        self._health.reported(decision.request.scope, rating.model, outcome, rating.latency_s, time.monotonic())
+        self._health.reported(decision.request.account, rating.model, outcome, rating.latency_s, time.monotonic())
         # The answer came from a dearer model than was thought to do: the conversation has shown that it needs it.
         dearer = step is not None and plan.shape is Shape.SINGLE and step.cost_usd > plan.steps[0].cost_usd
         if dearer and outcome is Outcome.OK and (key := self._conversation(decision)):
@@ -258,7 +258,7 @@ class Policy:
         return sum(budget.state.usd for budget in self._goals.budgets.values())
 
     def _avoided(self, decision: Decision) -> Collection[str]:
-        avoided = self._health.avoided(decision.request.scope, time.monotonic())
+        avoided = self._health.avoided(decision.request.account, time.monotonic())
         if avoided:
             _note(decision, f"health: the circuit of {', '.join(avoided)} is open")
         return avoided

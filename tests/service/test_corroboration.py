@@ -243,3 +243,14 @@ async def test_nobody_takes_back_what_another_s_sources_taught(tmp_path: Path) -
         request = references_pb2.DeleteRequest(scope="shop", sources=["judge"])
         for name, reports in (("eve", 1), ("eve", 0), ("ann", 0), ("boss", 1)):
             assert (await by[name].call("References.Delete", request)).reports == reports, name
+
+
+async def test_calls_that_one_principal_says_failed_take_a_model_from_nobody_else(tmp_path: Path) -> None:
+    async with shared(tmp_path) as by:
+        best = (await by["eve"].decide("add two numbers", "shop")).plan.steps[0].model
+        for _ in range(20):
+            decision = await by["eve"].decide("add two numbers", "shop", cache=REFRESH)
+            await by["eve"].report(decision, fill_token="", model=best, outcome=types_pb2.OUTCOME_ERROR)
+        plans = {name: (await by[name].decide("add two numbers", "shop")).plan for name in by}
+        led = {name for name, plan in plans.items() if plan.steps[0].model == best}
+        assert led == {"ann", "bob", "boss"}
