@@ -87,8 +87,9 @@ class Lock:
                 "a store belongs to one process at a time. Stop that one, or give this one a store "
                 "of its own"
             ) from None
-        os.truncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # only a message needs it, and a full disk may not take it
+            os.truncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -173,7 +174,7 @@ def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     unsound = primary in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     if unsound or (code is None and "decode" in str(error)):
         return damaged(path, str(error))
-    if primary in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY} or code in _DISK_WOULD_NOT:
+    if disk_would_not(error):
         return StoreFullError(
             f"{path} cannot be written ({error}): make room on the disk, or make it writable. "
             "Nothing of this write was kept, and nothing older is lost"
@@ -181,6 +182,12 @@ def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreError(f"{path} is held by another program for more than {_BUSY_S:g} s")
     return StoreError(f"{path}: {error}")
+
+
+def disk_would_not(error: sqlite3.Error) -> bool:
+    """Return whether the disk would not take a write: it is full, or may not be written."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY} or code in _DISK_WOULD_NOT
 
 
 def damaged(path: Path, what: str) -> StoreDamagedError:

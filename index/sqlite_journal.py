@@ -118,6 +118,7 @@ class SqliteJournal:
 
     Raises:
         StoreDamagedError: the file is damaged, of another program or of a newer version.
+        StoreFullError: there is none yet, or one of an older version, and the disk would not take it.
         StoreError: another process writes it, or it cannot be opened.
     """
 
@@ -140,7 +141,8 @@ class SqliteJournal:
             if not reads_only:
                 self._writer.execute("PRAGMA journal_mode = WAL")
                 self._writer.execute("PRAGMA synchronous = NORMAL")
-                self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                if not version_of(self._writer):  # a new one; else nothing is written, which a full disk would not take
+                    self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 migrate(self._writer, STEPS)
             undo.pop_all()
 

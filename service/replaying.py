@@ -53,7 +53,9 @@ async def run(runtime: Runtime, wanted: Wanted) -> tuple[str, Replayed]:
     journal = runtime.decider.journal
     if journal is None:
         raise PreconditionFailed(
-            "JOURNAL_DISABLED", "journal.enabled", "no decisions are recorded: set journal.enabled"
+            "JOURNAL_DISABLED",
+            "journal.enabled",
+            "no decisions are recorded: set journal.enabled, or, where it is set, make room on the disk and restart",
         )
     settings = changed(runtime.settings, wanted.settings)
     generation = runtime.decider.generation

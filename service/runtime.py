@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from index.encoder import Encoder, OnnxEncoder, encode_tokens
-from index.errors import GenerationError, InputError, StoreError
+from index.errors import GenerationError, InputError, StoreError, StoreFullError
 from index.generation import (
     Generation,
     Manifest,
@@ -269,8 +269,12 @@ async def learn(decider: Decider, encoder_digest: str) -> Tutor | None:
     """Give a decider its journal and what it learned before, as far as the settings want it."""
     settings = decider.settings
     if settings.journal.enabled:
-        file = await asyncio.to_thread(SqliteJournal, settings.store.journal)
-        decider.journal = Journal(file, settings.journal, encoder_digest)
+        try:
+            file = await asyncio.to_thread(SqliteJournal, settings.store.journal)
+        except StoreFullError as error:  # what is decided matters more than that it is recorded
+            _log.warning("journal_not_opened", why=f"{error}. Decisions are made, and not recorded until a restart")
+        else:
+            decider.journal = Journal(file, settings.journal, encoder_digest)
     if not settings.learning.enabled:
         return None
     decider.learner = Learner(settings.learning)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from index.errors import StoreError
+from index.sqlite_file import disk_would_not
 
 _log = structlog.get_logger("waypost")
 _FORMAT: Final = 2
@@ -51,6 +52,9 @@ class State:
         try:
             self._file = _open(path)
         except (sqlite3.Error, _Damage) as error:
+            if isinstance(error, sqlite3.Error) and disk_would_not(error):
+                self._file = _without_room(path, error)
+                return
             if not _is_damage(error):
                 raise StoreError(f"{path} cannot be opened: {error}; see that its folder can be written") from error
             aside = path.with_name(f"{path.name}.damaged")
@@ -162,18 +166,34 @@ def _open(path: Path) -> sqlite3.Connection:
     """Return the file, made where it is not there, and read once: all of it is sound."""
     with contextlib.suppress(OSError):  # what is wrong shows below; conversations are their callers' own affair
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    file = sqlite3.connect(path, check_same_thread=False)
+    return _ready(sqlite3.connect(path, check_same_thread=False))
+
+
+def _without_room(path: Path, why: sqlite3.Error) -> sqlite3.Connection:
+    """Return the file where it can be read without the memory that SQLite shares on disk, else one that is nowhere."""
+    try:
+        file = sqlite3.connect(path, check_same_thread=False)
+        file.execute("PRAGMA locking_mode = EXCLUSIVE")
+        return _ready(file)
+    except (sqlite3.Error, _Damage):
+        _log.warning("policy_state_not_opened", path=str(path), why=f"{why}: make room on the disk, then restart")
+        return _ready(sqlite3.connect(":memory:", check_same_thread=False))
+
+
+def _ready(file: sqlite3.Connection) -> sqlite3.Connection:
+    """Return an open file with its table; nothing is written where that is there, which a full disk would not take."""
     try:
         file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")
         (found,) = file.execute("PRAGMA user_version").fetchone()
         if found not in (0, _FORMAT):  # of another version of Waypost: what it kept comes again
             file.execute("DROP TABLE IF EXISTS kept")
-        file.execute(f"PRAGMA user_version = {_FORMAT}")
-        file.execute(
-            "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, "
-            "crc32 INTEGER NOT NULL, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"
-        )
+        if found != _FORMAT:
+            file.execute(
+                "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, "
+                "crc32 INTEGER NOT NULL, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID"
+            )
+            file.execute(f"PRAGMA user_version = {_FORMAT}")
         _check(file)
     except BaseException:
         file.close()

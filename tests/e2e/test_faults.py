@@ -1,6 +1,8 @@
 """What callers, clocks and disks do wrong: a clear error, nothing lost, and nothing served that should not be."""
 
+import contextlib
 import re
+import shutil
 import signal
 import subprocess
 import uuid
@@ -11,8 +13,9 @@ import grpc
 import pytest
 from waypost.v1 import cache_pb2, router_pb2, types_pb2
 
+from service.policy.state import State
 from tests.conftest import Server, start_server
-from tests.e2e.kit import Client, refusal, serving
+from tests.e2e.kit import Client, refusal, serving, wait_for
 
 MIB = 1 << 20
 PROMPT = "Where is my parcel?"
@@ -156,6 +159,64 @@ def test_a_full_disk_is_a_clear_error_and_goes_on_serving_what_is_there(starter_
         assert client.report(decision, "at last").stored, "the token stays good"
         client.close()
         restarted(server, starter_index, small_disk, stored, text)
+
+
+@pytest.mark.parametrize(
+    ("gone", "event"),
+    [
+        (None, "journal_not_written"),
+        ("journal.sqlite3-shm", "journal_not_opened"),
+        ("journal.sqlite3*", "journal_not_opened"),
+        ("policy.sqlite3*", "policy_state_not_opened"),
+    ],
+)
+def test_a_full_disk_keeps_no_start_from_serving_what_is_there(
+    starter_index: Path, small_disk: Path, gone: str | None, event: str
+) -> None:
+    data = small_disk / "data"
+    with serving(starter_index, data) as server:
+        client = Client(server.address)
+        assert client.put(PROMPT, "Here.", "shop").entry_id
+        client.decide("Do you ship abroad?", "shop")
+        client.close()
+        server.stop(signal.SIGKILL)
+    for path in data.glob(gone) if gone else ():
+        path.unlink()
+    room = fill(small_disk)
+    with serving(starter_index, data) as again:
+        client = Client(again.address)
+        assert client.decide(PROMPT, "shop").answer.content == "Here."
+        assert client.decide("Do you ship abroad?", "shop").plan.steps
+        told = wait_for(lambda: next((line for line in again.log if event in line), ""))
+        assert "make room on the disk" in told
+        room.unlink()
+        if not gone:
+            wait_for(lambda: (client.decide("And now?", "shop"), any("written_again" in line for line in again.log))[1])
+        client.close()
+
+
+async def test_what_the_policy_remembers_is_read_on_a_disk_without_room_for_shared_memory(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    state = State(tmp_path / "policy.sqlite3")
+    state.put("budget", "", 7)
+    await state.flush()
+    for name in ("policy.sqlite3", "policy.sqlite3-wal"):  # as a kill leaves them
+        shutil.copy(tmp_path / name, small_disk / name)
+    await state.close()
+    fill(small_disk)
+    again = State(small_disk / "policy.sqlite3")
+    assert again.load() == {"budget": {"": 7}}
+    await again.close()
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; return the file that takes it."""
+    room = disk / "room"
+    with room.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    return room
 
 
 def restarted(server: Server, index: Path, disk: Path, stored: list[str], text: str) -> None:
