@@ -7,6 +7,7 @@ WaypostError (index.errors)
 │   ├── NotFound            no such decision, generation: NOT_FOUND
 │   ├── Overloaded          the queue is full: RESOURCE_EXHAUSTED, says when to come again
 │   ├── TooLarge            the response would not fit a message: RESOURCE_EXHAUSTED
+│   ├── TooLate             one of a batch for which its deadline leaves no time: DEADLINE_EXCEEDED
 │   ├── NotReady            warming up or draining: UNAVAILABLE
 │   ├── Unauthenticated     no token, or an unknown one: UNAUTHENTICATED
 │   └── Forbidden           not for this scope: PERMISSION_DENIED
@@ -62,6 +63,13 @@ class TooLarge(RequestError):  # noqa: N818
         super().__init__(f"the response would be larger than server.max_message_mib ({most_mib}): ask for less at once")
 
 
+class TooLate(RequestError):  # noqa: N818
+    """The deadline of a batch leaves no time for this one."""
+
+    def __init__(self) -> None:
+        super().__init__("the batch's deadline left no time for this one: send fewer at once, or give it longer")
+
+
 class NotReady(RequestError):  # noqa: N818
     """Still warming up, or already draining."""
 
@@ -90,6 +98,7 @@ _CODES: dict[type[WaypostError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLate: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,

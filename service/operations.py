@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
@@ -24,7 +25,7 @@ from service.auth import Principal, writer
 from service.cache.radius import within
 from service.convert import fields, incoming, learning, outgoing
 from service.decide import normalise
-from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, retry_delay, to_status
+from service.errors import InvalidRequest, NotFound, PreconditionFailed, TooLarge, TooLate, retry_delay, to_status
 from service.lookup import NO_SEARCH
 from service.repeats import Repeat
 from service.reports import Report, oversize
@@ -37,6 +38,8 @@ from service.settings import to_toml
 _BATCH_AT_ONCE = 64
 # About what one decision without an embedding takes, on a machine that is busy.
 _BATCH_RESERVE_S = 0.0005
+# What of a batch's time is kept for putting the response together and for its way: a share, and at most so long.
+_BATCH_RETURN, _BATCH_RETURN_S = 0.2, 0.2
 _LISTED = 1_000
 # A response's thousand parts each take a few bytes more than themselves, or a hundred where they say what is wrong.
 _FRAMES = 128 << 10
@@ -98,12 +101,15 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
     """Router.DecideBatch."""
     requests = incoming.to_batch(message)
     gate, room = asyncio.Semaphore(_BATCH_AT_ONCE), _room(call)
-    call = call._replace(deadline=_earlier(call, len(requests)))
+    ends = _end(call)
+    call = call._replace(deadline=_earlier(call.started, ends, len(requests)))
 
     async def one(request: router_pb2.DecideRequest) -> router_pb2.DecideBatchResult:
         nonlocal room
         async with gate:
             try:
+                if ends is not None and perf_counter() >= ends:
+                    raise TooLate
                 # Nobody waits in a batch: it might be for an answer that only comes after the whole batch.
                 one_ = _request(request, call)
                 one_ = one_._replace(cache=replace(one_.cache, wait=0.0))
@@ -124,11 +130,16 @@ async def decide_batch(message: router_pb2.DecideBatchRequest, call: Call) -> Me
     return router_pb2.DecideBatchResponse(results=await asyncio.gather(*map(one, requests)))
 
 
-def _earlier(call: Call, requests: int) -> float | None:
+def _earlier(started: float, ends: float | None, requests: int) -> float | None:
     """Return the deadline for the embeddings of a batch: there must be time left to decide on all without one."""
+    return None if ends is None else ends - min(_BATCH_RESERVE_S * requests, (ends - started) / 2)
+
+
+def _end(call: Call) -> float | None:
+    """Return when a batch goes back with what is decided: a late one would be nobody's."""
     if call.deadline is None:
         return None
-    return call.deadline - min(_BATCH_RESERVE_S * requests, (call.deadline - call.started) / 2)
+    return call.deadline - min((call.deadline - call.started) * _BATCH_RETURN, _BATCH_RETURN_S)
 
 
 async def review(message: router_pb2.ReviewRequest, call: Call) -> Message:

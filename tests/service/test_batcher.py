@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.rpc import code_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from waypost.v1 import router_pb2, types_pb2
@@ -293,10 +294,20 @@ async def test_a_deadline_that_is_too_near_is_met_without_an_embedding(tmp_path:
 
 async def test_a_large_batch_gives_up_embedding_early_enough_to_decide_on_all(tmp_path: Path) -> None:
     async with running(tmp_path, encoder=SlowEncoder()) as service:
-        service.deadline = 1.0  # time for one run, but then not for a thousand decisions as well
-        requests = [router_pb2.DecideRequest(prompt=f"prompt {i}") for i in range(1_000)]
+        service.deadline = 1.0  # time for one run, but then not for all these decisions as well
+        requests = [router_pb2.DecideRequest(prompt=f"prompt {i}") for i in range(600)]
         done = await service.call("Router.DecideBatch", router_pb2.DecideBatchRequest(requests=requests))
         assert {one.response.degraded for one in done.results} == {types_pb2.DEGRADED_NO_EMBEDDING}
+
+
+async def test_what_a_batch_has_no_time_for_is_said_in_its_place_and_not_decided(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        service.deadline = 0.0
+        requests = [router_pb2.DecideRequest(prompt=f"prompt {i}") for i in range(1_024)]
+        done = await service.call("Router.DecideBatch", router_pb2.DecideBatchRequest(requests=requests))
+        assert [one.failure.code for one in done.results] == [code_pb2.DEADLINE_EXCEEDED] * 1_024
+        assert "send fewer at once" in done.results[0].failure.message
+        assert not list(service.runtime.decider.log.all())
 
 
 async def test_a_degraded_decision_can_be_filled_and_is_then_hit_exactly_only(tmp_path: Path) -> None:
