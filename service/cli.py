@@ -21,6 +21,7 @@ from service.cli_shared import (
     OnError,
     References,
     SeveralValues,
+    Timeout,
     Token,
     list_skipped,
     pairs_of,
@@ -186,7 +187,7 @@ def decide(
     explain: Annotated[bool, typer.Option("--explain", help="Also show why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the response as JSON.")] = False,
     token: Token = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 10.0,
+    timeout: Timeout = 10.0,
 ) -> None:
     """Ask a running service what to do with a prompt."""
     from service import client

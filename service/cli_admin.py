@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 
-from service.cli_shared import LOCAL, Address, Token
+from service.cli_shared import LOCAL, Address, Timeout, Token
 
 app = typer.Typer()
 
-Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
 
 
@@ -48,7 +47,7 @@ def generations(
     activate: Annotated[str, typer.Option(metavar="ID", help="Serve from this one from now on.")] = "",
     as_json: AsJson = False,
     token: Token = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+    timeout: Timeout = 60.0,
 ) -> None:
     """List the generations that a running service can serve from, newest first, or have it serve from one of them."""
     from service import client, client_admin

@@ -6,16 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Final, TextIO
 
 import typer
 
-from service.cli_shared import LOCAL, Address, Token, seconds_of
+from service.cli_shared import LOCAL, Address, Timeout, Token, seconds_of
 
 app = typer.Typer(name="cache", help="Look after the cached answers of a running service.", no_args_is_help=True)
 
 Scope = Annotated[str, typer.Option(help="Tenant or application.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for each call.")]
+_NEAR: Final = 0.9
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -66,7 +66,9 @@ def invalidate(
     model: Annotated[str, typer.Option(help="Of this model.")] = "",
     older_than: Annotated[str, typer.Option(help="Stored at least so long ago: 90m, 36h, 7d, 2w.")] = "",
     near: Annotated[str, typer.Option(help="With a prompt near this text; see --within.")] = "",
-    within: Annotated[float, typer.Option(help="The least cosine that is near.")] = 0.9,
+    within: Annotated[
+        float | None, typer.Option(help="The least cosine that is near.", show_default=f"{_NEAR}")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of the scope.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only counted.")] = False,
     address: Address = LOCAL,
@@ -77,13 +79,15 @@ def invalidate(
     """Remove answers: those that meet all conditions that are given. Without --yes nothing is removed yet."""
     from service import client_cache
 
+    if within is not None and not near:
+        raise typer.BadParameter("it says how near to the text of --near: give that, too", param_hint="--within")
     with client_cache.Answers(address, scope, token, timeout) as answers:
         found = answers.invalidate(
             entries=entry or (),
             tags=tag or (),
             model=model,
             older_than=seconds_of(older_than, "--older-than") if older_than else None,
-            near=(near, within) if near else None,
+            near=(near, _NEAR if within is None else within) if near else None,
             every=every,
             dry_run=not yes,
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli_shared import LOCAL, Address, progress, seconds_of, settings_of
+from service.cli_shared import LOCAL, Address, Timeout, progress, seconds_of, settings_of
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ def replay(
     limit: Annotated[int, typer.Option(help="The most decisions, the latest first; 0: 10,000.")] = 0,
     as_json: AsJson = False,
     token: Token = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 600.0,
+    timeout: Timeout = 600.0,
 ) -> None:
     """Show what another generation or other settings would have decided, from the journal of a running service."""
     from service import client

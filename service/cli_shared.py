@@ -10,12 +10,23 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+_LONGEST_S: Final = 1_000_000
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it, defaults.")]
 Index = Annotated[Path | None, typer.Option("--index", help="Index folder; overrides index.path.")]
 Address = Annotated[str, typer.Option(help="host:port or unix:PATH of the service.")]
 Token = Annotated[str, typer.Option(envvar="WAYPOST_TOKEN", help="Bearer token.")]
+
+
+def _waits(seconds: float) -> float:
+    """Return how long to wait, where a call can be given so long."""
+    if not 0 < seconds <= _LONGEST_S:  # nor nan
+        raise typer.BadParameter(f"{seconds}: expected seconds, above 0 and at most {_LONGEST_S:,}")
+    return seconds
+
+
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for each call.", callback=_waits)]
 LOCAL: Final = "127.0.0.1:50051"
 """Where a service listens that was told nothing else."""
 References = Annotated[

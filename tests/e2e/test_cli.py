@@ -53,6 +53,14 @@ def test_an_unknown_command_or_option_is_told_apart_from_a_failure() -> None:
     assert "Missing option" in failed("build-index", code=2)
 
 
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "0", "1e9"])
+@pytest.mark.parametrize("command", ["decide hello", "stats", "cache list", "replay"])
+def test_a_time_that_no_call_can_be_given_is_refused_by_name(command: str, timeout: str) -> None:
+    told = failed(*command.split(), "--timeout", timeout, code=2)
+    assert "--timeout" in told
+    assert "expected seconds, above 0" in told
+
+
 # ---- decide -----------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,9 @@ def test_nothing_is_removed_before_one_says_yes(
 def test_wrong_conditions_are_explained(server: Server, scope: str) -> None:
     assert "all: set `all`" in run(server, scope, "invalidate", code=1)
     assert "--older-than" in run(server, scope, "invalidate", "--older-than", "soon", code=2)
+    alone = run(server, scope, "invalidate", "--all", "--within", "0.99", code=2)
+    assert "--within" in alone
+    assert "--near" in alone
 
 
 def test_an_export_can_be_imported_into_another_scope(
