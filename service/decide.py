@@ -106,17 +106,17 @@ class Decider:
         mark = perf_counter()
         prompt = prompt or keyed(request)
         request, trace = self.policy.admit(request, prompt, generation)
+        request = self.policy.able(request, None, generation)
         timings.normalise = perf_counter() - mark
         decision = Decision(new_id(), request, prompt, generation.id, now, timings, trace=trace)
         caching = self.settings.cache.enabled
+        reads = caching and request.cache.reads
+        # How good a model is for a prompt is only known once that is embedded.
+        demands = reads and request.route.least_quality > 0
 
-        if caching and request.cache.reads:
-            mark = perf_counter()
-            decision.hit = self._exact(request, prompt, now)
-            timings.exact = perf_counter() - mark
-            if decision.hit is not None:
-                self._count(decision)
-                return _timed(decision, started)
+        if reads and not demands and self._served_exactly(decision, now):
+            self._count(decision)
+            return _timed(decision, started)
 
         prompt = decision.prompt = understood(prompt, request)
         found = NOTHING_FOUND
@@ -135,31 +135,54 @@ class Decider:
         if caching:
             self._budget(decision, found, generation)
             self._count(decision)
-        if found.answers:
-            mark = perf_counter()
-            self._verify(decision, found, now)
-            timings.verify = perf_counter() - mark
-            if decision.hit is not None:
-                return _timed(decision, started)
-        else:
-            self._note_refusal(decision)
+        estimated = self._demanded(decision, found, generation) if demands else None
+        if demands and self._served_exactly(decision, now):
+            return _timed(decision, started)
+        if self._served_alike(decision, found, now):
+            return _timed(decision, started)
 
-        if caching and request.cache.wait and request.cache.reads:
+        if reads and request.cache.wait:
             mark = perf_counter()
             await self._wait(decision, deadline)
             timings.wait = perf_counter() - mark
             if decision.hit is not None:
                 return _timed(decision, started)
 
-        mark = perf_counter()
-        estimated = self._estimate(decision, found, generation)
-        timings.estimate = perf_counter() - mark
+        if estimated is None:
+            mark = perf_counter()
+            estimated = self._estimate(decision, found, generation)
+            timings.estimate = perf_counter() - mark
         mark = perf_counter()
         decision.plan = self._choose(decision, estimated, generation)
         timings.choose = perf_counter() - mark
         if caching and request.cache.fills and decision.plan.steps:
             self._hand_out_token(decision, peer)
         return _timed(decision, started)
+
+    def _served_exactly(self, decision: Decision, now: float) -> bool:
+        """Return whether the answer to the same text is the hit."""
+        mark = perf_counter()
+        decision.hit = self._exact(decision.request, decision.prompt, now)
+        decision.timings.exact = perf_counter() - mark
+        return decision.hit is not None
+
+    def _served_alike(self, decision: Decision, found: Found, now: float) -> bool:
+        """Return whether the answer to a text that is near is the hit."""
+        if not found.answers:
+            self._note_refusal(decision)
+            return False
+        mark = perf_counter()
+        self._verify(decision, found, now)
+        decision.timings.verify = perf_counter() - mark
+        return decision.hit is not None
+
+    def _demanded(self, decision: Decision, found: Found, generation: Generation) -> Estimated:
+        """Estimate before an answer is served: of models that are not good enough none is wanted."""
+        mark = perf_counter()
+        estimated = self._estimate(decision, found, generation)
+        decision.request = self.policy.able(decision.request, estimated.estimates, generation)
+        decision.timings.estimate = perf_counter() - mark
+        return estimated
 
     def _exact(self, request: Request, prompt: Prompt, now: float) -> Hit | None:
         """Return the answer to the same text in the same context, if it may be served."""

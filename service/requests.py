@@ -102,6 +102,7 @@ class RouteOptions:
 
     `limits` are the policy's own: what each is called, and the models it leaves. `latency_weight`: points of quality
     that a second is worth. `unit`: what experiments assign by. `shape` of None: SINGLE, unless a rule says otherwise.
+    `able` are the models that have what `require` and `min_quality` ask, once a decision knows them; None: all.
     """
 
     allow: frozenset[str] = frozenset()
@@ -117,10 +118,18 @@ class RouteOptions:
     limits: tuple[tuple[str, frozenset[str]], ...] = ()
     unit: str = ""
     shape: Shape | None = None
+    able: frozenset[str] | None = None
+
+    @property
+    def least_quality(self) -> float:
+        """The quality that each single model must reach: of other shapes the whole plan must, not each step."""
+        return self.min_quality or 0.0 if self.shape in {None, Shape.SINGLE} else 0.0
 
     def admits(self, model: str) -> bool:
         """Return whether an answer of this model is wanted at all, be it a cached one."""
         if any(model not in admitted for _, admitted in self.limits):
+            return False
+        if self.able is not None and model not in self.able:
             return False
         if self.pin:
             return model == self.pin

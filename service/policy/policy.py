@@ -28,7 +28,7 @@ from service.policy.state import Values
 from service.policy_settings import PolicySettings
 from service.requests import Decision, Estimate, Outcome, Plan, Prompt, Reason, Request, RouteOptions, Shape, Trace
 from service.routing.cascade import Team
-from service.routing.choose import Known, Ranking, fallback_model, rank, utility
+from service.routing.choose import Known, Ranking, able, fallback_model, rank, utility
 from service.settings import ReviewSettings, RoutingSettings
 
 _KEPT: Final = 3
@@ -110,6 +110,14 @@ class Policy:
                 if not arm.shadow:
                     request = ask(request, [bound.asked[arm.name]], overrides=False)
         return request, trace
+
+    def able(self, request: Request, estimates: tuple[Estimate, ...] | None, generation: Generation) -> Request:
+        """Return a request with the models that have what it asks of one, as far as that is known before `choose`."""
+        if not request.route.require and estimates is None:
+            return request
+        groups = self._ready[generation.id].groups
+        known = alike(estimates, groups) if groups and estimates is not None else estimates
+        return request._replace(route=able(request.route, generation.catalogue, known))
 
     def choose(
         self, decision: Decision, known: Known, generation: Generation, tokens: float

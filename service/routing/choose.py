@@ -11,7 +11,7 @@ from typing import Final
 from index.catalogue import Catalogue
 from index.generation import Generation
 from index.records import Model
-from service.requests import Estimate, Plan, Reason, RouteOptions, Shape
+from service.requests import Estimate, Plan, Reason, RouteOptions
 
 # The model to call, and two more to go on to.
 _STEPS: Final = 3
@@ -176,6 +176,20 @@ def fallback_model(generation: Generation, configured: str) -> str:
     return generation.catalogue.get(configured, "routing.fallback").id if configured else generation.fallback
 
 
+def able(route: RouteOptions, catalogue: Catalogue, estimates: Sequence[Estimate] | None = None) -> RouteOptions:
+    """Return what is asked, with the models that are able to: others' cached answers are not wanted either.
+
+    Args:
+        route: what is asked.
+        catalogue: the models; one that it does not have is not known to be able to anything.
+        estimates: of their quality; None: not known yet, only what they are capable of counts.
+    """
+    models = {m.id for m in catalogue.models if route.require <= m.capabilities}
+    if estimates is not None:
+        models &= {e.model for e in estimates if e.quality >= route.least_quality}
+    return replace(route, able=frozenset(models))
+
+
 def _feasible(
     estimates: Sequence[Estimate], route: RouteOptions, catalogue: Catalogue, tokens: float
 ) -> list[Estimate]:
@@ -213,8 +227,7 @@ def _limits(route: RouteOptions, tokens: float) -> list[Limit]:
                 lambda _, e: e.latency_s is None or e.latency_s <= latency,
             )
         )
-    # Of other shapes the whole plan must reach it, not each step: service.routing.plan sees to that.
-    if (quality := route.min_quality) is not None and route.shape in {None, Shape.SINGLE}:
+    if quality := route.least_quality:  # of other shapes service.routing.plan sees to that
         limits.append((f"min_quality {quality:g}", lambda _, e: e.quality >= quality))
     return limits
 

@@ -1,5 +1,7 @@
 """The whole line over a real socket: decide, call, report, decide again."""
 
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -248,6 +250,25 @@ def test_a_cached_answer_of_a_model_that_is_not_wanted_is_not_served(client: Cli
         assert client.decide(prompt, scope, route=route, cache=NO_BUDGET).WhichOneof("outcome") == "plan"
     pinned = client.decide(prompt, scope, route=types_pb2.RouteControl(pin_model="small"), cache=NO_BUDGET)
     assert pinned.answer.content == "Leonardo"
+
+
+@pytest.mark.parametrize("prompt", ["Who painted the Mona Lisa?", "Who painted the Mona Lisa??"])
+@pytest.mark.parametrize("asked", [{"require": ["tools"]}, {"min_quality": 0.9}])
+def test_a_cached_answer_of_a_model_without_what_is_required_is_not_served(
+    client: Client, scope: str, prompt: str, asked: dict[str, Any]
+) -> None:
+    route = types_pb2.RouteControl(**asked)
+    able = client.decide(prompt, scope, route=route).plan.steps[0].model
+    expected = client.decide(prompt, scope, explain=True).explanation.estimates
+    worst = min(expected, key=lambda one: one.quality).model
+    for model in ("not in the catalogue", *[worst] * ("min_quality" in asked)):
+        client.put("Who painted the Mona Lisa?", "Leonardo", scope, model=model)
+        assert client.decide(prompt, scope, cache=NO_BUDGET).answer.content == "Leonardo"
+        refused = client.decide(prompt, scope, route=route, cache=NO_BUDGET)
+        assert refused.WhichOneof("outcome") == "plan"
+        assert refused.plan.candidate.refused_by == "model_not_wanted"
+    client.put("Who painted the Mona Lisa?", "Leonardo", scope, model=able)
+    assert client.decide(prompt, scope, route=route, cache=NO_BUDGET).answer.content == "Leonardo"
 
 
 @pytest.mark.parametrize(

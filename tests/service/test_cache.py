@@ -619,3 +619,19 @@ async def test_a_scope_never_holds_more_than_its_capacity_when_many_put_at_once(
         for _ in range(3):
             await asyncio.gather(*(service.put(f"question {i}", str(i)) for i in range(50)))
             assert service.runtime.decider.answers.view.count("default")[0] <= 10
+
+
+async def test_what_is_required_of_a_model_is_required_of_who_answered(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        await service.put("prove the hard theorem", "thus", model="small")
+
+        async def served(**route: Any) -> bool:
+            found = await service.decide("prove the hard theorem", route=types_pb2.RouteControl(**route))
+            return bool(found.HasField("answer"))
+
+        assert await served(require=["json"])
+        assert not await served(require=["json", "tools"])
+        assert await served(min_quality=0)
+        assert not await served(min_quality=0.9)
+        reviewed = types_pb2.PLAN_SHAPE_CASCADE
+        assert await served(min_quality=0.9, shape=reviewed), "what a cascade took is as good as it was to be"

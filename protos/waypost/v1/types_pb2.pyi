@@ -389,7 +389,7 @@ class RouteControl(_message.Message):
     max_cost_usd: _builtins.float
     """The most the first step may be expected to cost, in USD. Not negative."""
     min_quality: _builtins.float
-    """The least expected quality, 0 to 1."""
+    """The least expected quality, 0 to 1; in plans of one model of whoever wrote a cached answer, too."""
     willingness_to_pay: _builtins.float
     """USD per point of quality (one request answered right instead of wrong). Absent: quality first, then
     cost. Greater than 0.
@@ -414,7 +414,7 @@ class RouteControl(_message.Message):
 
     @_builtins.property
     def require(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Capabilities a model must have, for example "tools", "vision", "json". At most 64."""
+        """Capabilities a model must have, for example "tools", "vision", "json"; whoever wrote a cached answer, too. At most 64."""
 
     @_builtins.property
     def max_latency(self) -> _duration_pb2.Duration:
