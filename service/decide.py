@@ -241,7 +241,10 @@ class Decider:
         if found.similarities[0] < self.settings.routing.min_similarity:
             return
         voters = Voters(generation.references, found.rows, found.similarities, tuple(self._live(request, found)))
-        budget = budget_of(request.cache, settings, category(voters))
+        its = category(voters)
+        budget = budget_of(request.cache, settings, its)
+        if budget < settings.error_budget:
+            decision.notes += (("verify", f"the error budget is {budget:g}, that of the category {its!r}"),)
         decision.request = request._replace(cache=replace(request.cache, error_budget=budget))
 
     def _count(self, decision: Decision) -> None:

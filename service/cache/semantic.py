@@ -156,8 +156,10 @@ def refusal(prompt: Prompt, options: CacheOptions, settings: CacheSettings, *, t
         settings: what the operator allows.
         truncated: the prompt was longer than the encoder's window: its vector does not stand for all of it.
     """
-    if options.mode is not CacheMode.DEFAULT or not budget_of(options, settings):
+    if options.mode is not CacheMode.DEFAULT:
         return "not_asked_for"
+    if not budget_of(options, settings):
+        return "no_error_budget"
     if prompt.turns > settings.max_turns:
         return "too_many_turns"
     return "truncated" if truncated else ""

@@ -342,8 +342,15 @@ async def test_a_category_with_a_budget_of_0_is_hit_exactly_only(tmp_path: Path)
     categories = {"maths": {"error_budget": 0}}
     async with running(tmp_path, cache={"error_budget": 1, "categories": categories}) as service:
         await service.put(REFERENCES[0].prompt, "an answer")
-        near = await service.decide(f"{REFERENCES[0].prompt}?")
+        near = await service.decide(f"{REFERENCES[0].prompt}?", explain=True)
         assert not near.plan.HasField("candidate")
+        assert [one.note for one in near.explanation.notes if one.stage == "verify"] == [
+            "the error budget is 0, that of the category 'maths'",
+            "no semantic hit is looked for: no_error_budget",
+        ]
+        exactly = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_EXACT_ONLY)
+        asked = await service.decide(f"{REFERENCES[0].prompt}?", explain=True, cache=exactly)
+        assert "no semantic hit is looked for: not_asked_for" in [one.note for one in asked.explanation.notes]
         assert (await service.decide(REFERENCES[0].prompt)).answer.content == "an answer"
 
 
