@@ -255,6 +255,26 @@ def test_the_best_threshold_in_hindsight_keeps_the_budget() -> None:
     assert loose[1].hits.sum() == 3
 
 
+def test_what_nobody_can_tell_of_is_within_no_budget() -> None:
+    def nobody(one: int, other: int) -> bool | None:
+        return True if abs(one - other) in (1, 3) else None
+
+    tried = every_threshold(Calls([0, 1, 2, 0, 4], [0] * 5, nobody), Nearest(VECTORS))
+    for budget, hits in ((0.0, 2), (0.2, 3)):
+        best = best_within(tried, budget)
+        assert best is not None
+        assert not best[1].wrong.any()
+        assert best[1].hits.sum() == hits
+
+
+def test_no_figure_counts_what_nobody_can_tell_of_as_right(shop: Report, tmp_path: Path) -> None:
+    main = replace(shop.figures.main, wrong=0.0, unknown=0.4)
+    unclear = replace(shop, budget=0.01, figures=replace(shop.figures, main=main, points=[]))
+    page = write(unclear, tmp_path)[-1].read_text(encoding="utf-8")
+    assert '<span class="bad">0.00 %</span>' in page
+    assert "40.00 % unknown; 1.00 % allowed" in page
+
+
 # ---- the report and the command -----------------------------------------------------------------------------
 
 

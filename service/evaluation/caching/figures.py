@@ -47,6 +47,11 @@ class Shares:
     saved_usd: float
     saved_seconds: float
 
+    @property
+    def doubtful(self) -> float:
+        """Hits that are not known to be right: what a budget is compared with."""
+        return self.wrong + self.unknown
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -108,8 +113,8 @@ class WrongHit:
 class Figures:
     """The figures of a log.
 
-    `fixed` has (cosine, hits, wrong hits) of every threshold, `over_time` (calls so far, hits, exact hits, wrong hits)
-    as shares of the calls around.
+    `fixed` has (cosine, hits, hits not known to be right) of every threshold, `over_time` (calls so far, hits, exact
+    hits, hits not known to be right) as shares of the calls around.
     """
 
     main: Shares
@@ -157,7 +162,7 @@ def figures(
         exact_only=_of_played(exact, prices),
         answerable=_answerable(stage, calls) if stage.log.labelled else None,
         points=[_point(budget, one, tried, prices) for budget, one in sorted(by_budget.items())],
-        fixed=[(threshold, float(one.hits.mean()), float(one.wrong.mean())) for threshold, one in tried],
+        fixed=[(threshold, float(one.hits.mean()), float(one.doubtful.mean())) for threshold, one in tried],
         audits=len(audits) / len(events),
         audits_usd=_sum(prices.usd, audits),
         priced=sum(one is not None for one in prices.usd),
@@ -250,7 +255,7 @@ def _categories(rows: Sequence[Logged], events: Sequence[Event], prices: Prices)
         return []
     largest = sorted(members.items(), key=lambda one: -len(one[1]))[:_CATEGORIES]
     found = [Category(name, shares(events, prices, places)) for name, places in largest]
-    return sorted(found, key=lambda one: (-one.shares.wrong * one.shares.calls, -one.shares.calls))
+    return sorted(found, key=lambda one: (-one.shares.doubtful * one.shares.calls, -one.shares.calls))
 
 
 def _refusals(events: Sequence[Event]) -> list[Refusal]:
@@ -282,7 +287,7 @@ def _over_time(events: Sequence[Event]) -> list[tuple[int, float, float, float]]
     n = len(events)
     flags = np.array(
         [
-            (event.kind != "plan", event.kind == "exact", event.kind != "plan" and event.right is False)
+            (event.kind != "plan", event.kind == "exact", event.kind != "plan" and event.right is not True)
             for event in events
         ],
         np.float64,
@@ -292,6 +297,6 @@ def _over_time(events: Sequence[Event]) -> list[tuple[int, float, float, float]]
     found = []
     for end in np.unique(np.linspace(width, n, min(_POINTS, n), dtype=np.int64)).tolist():
         first = max(end - width, 0)
-        hits, exact, wrong = ((sums[end] - sums[first]) / (end - first)).tolist()
-        found.append((end, hits, exact, wrong))
+        hits, exact, doubtful = ((sums[end] - sums[first]) / (end - first)).tolist()
+        found.append((end, hits, exact, doubtful))
     return found

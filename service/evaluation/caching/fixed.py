@@ -49,6 +49,11 @@ class Played:
     wrong: Flags
     unknown: Flags
 
+    @property
+    def doubtful(self) -> Flags:
+        """Which were answered, and not known to be answered right."""
+        return self.wrong | self.unknown
+
 
 class Nearest:
     """The nearest of the calls that are stored, from a table of each call's neighbours among those before it.
@@ -156,6 +161,6 @@ def every_threshold(
 
 
 def best_within(tried: Sequence[tuple[float, Played]], budget: float) -> tuple[float, Played] | None:
-    """Return the threshold that answers most of those whose wrong answers are within a share of all calls."""
-    kept = (one for one in tried if one[1].wrong.mean() <= budget)
+    """Return the threshold that answers most of those whose answers are right but for a share of all calls."""
+    kept = (one for one in tried if one[1].doubtful.mean() <= budget)
     return max(kept, key=lambda one: int(one[1].hits.sum()), default=None)

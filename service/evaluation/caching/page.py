@@ -42,7 +42,7 @@ def page(
 def _cards(found: Figures, budget: float) -> str:
     """Return what there is to say at a glance."""
     main = found.main
-    held = main.wrong <= budget
+    held = main.doubtful <= budget
     unknown = f", {percent(main.unknown)} % unknown" if main.unknown else ""
     cards = [
         (f"{100 * main.hits:.1f} %", f"hits; {100 * main.exact:.1f} % by the same words"),
@@ -75,14 +75,17 @@ def _budgets(found: Figures, budget: float) -> str:
         return ""
     rows = []
     for one in found.points:
-        kind = "bad" if one.service.wrong > one.budget else "good"
+        kind = "bad" if one.service.doubtful > one.budget else "good"
         wrong = f'<span class="{kind}">{percent(one.service.wrong)}</span>'
         fixed = [_NONE, _NONE] if one.fixed is None else [percent(one.fixed.hits), f"{one.threshold:.2f}"]
         money = [usd(one.service.saved_usd), usd(one.audits_usd)] if found.priced else []
         own = [percent(one.service.hits), wrong, percent(one.service.unknown), percent(one.bound), percent(one.audits)]
         rows.append([f"{percent(one.budget)} %", *own, *fixed, *money])
     heads = ["budget", "hits", "wrong", "unknown", "bound", "audits", "fixed cosine: hits", "cosine"]
-    note = "Percent of all calls. The bound is what the service itself can vouch for; it moves what is served."
+    note = (
+        "Percent of all calls. Wrong and unknown together are held against the budget. The bound is what the service "
+        "itself can vouch for; it moves what is served."
+    )
     marked = f"{percent(budget)} %"
     shown = table([*heads, *(["saved", "audits cost"] if found.priced else [])], rows, marked=marked)
     return section("By error budget", note, shown)

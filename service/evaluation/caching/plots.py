@@ -34,16 +34,16 @@ def draw(found: Figures, budget: float, output: Path) -> list[Path]:
 
 
 def _hits_errors(found: Figures, budget: float) -> Any:
-    """Return the figure of hits against wrong answers: each budget, and each fixed cosine."""
+    """Return the figure of hits against answers not known to be right: each budget, and each fixed cosine."""
     figure, axes = figure_with_axes()
-    ours = [(one.service.wrong, one.service.hits) for one in found.points]
+    ours = [(one.service.doubtful, one.service.hits) for one in found.points]
     allowed = [one for one in (budget, *(point.budget for point in found.points)) if one < 1]
-    most = min(_SHOWN * max([*allowed, found.main.wrong, _LEAST]), 1.0)
-    fixed = sorted((wrong, hits) for _, hits, wrong in found.fixed)
+    most = min(_SHOWN * max([*allowed, found.main.doubtful, _LEAST]), 1.0)
+    fixed = sorted((doubtful, hits) for _, hits, doubtful in found.fixed)
     axes.plot(*zip(*fixed, strict=True), label="fixed cosine, every one tried", **_FIXED)
     if ours:
         axes.plot(*zip(*ours, strict=True), "o-", label="Waypost, by error budget", **_OURS)
-        for place, budgets in groupby(found.points, lambda one: (one.service.wrong, one.service.hits)):
+        for place, budgets in groupby(found.points, lambda one: (one.service.doubtful, one.service.hits)):
             axes.annotate(
                 ", ".join(f"{one.budget:.1%}" for one in budgets),
                 place,
@@ -54,31 +54,41 @@ def _hits_errors(found: Figures, budget: float) -> Any:
             )
     star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "linestyle": "none", "zorder": 7}
     axes.plot(
-        found.main.wrong, found.main.hits, color=_OURS["color"], label=f"Waypost as set, {budget:.1%} allowed", **star
+        found.main.doubtful,
+        found.main.hits,
+        color=_OURS["color"],
+        label=f"Waypost as set, {budget:.1%} allowed",
+        **star,
     )
     axes.axhline(found.exact_only.hits, label="exact only", **_EXACT)
-    top = min(1.0, 1.15 * max([hits for wrong, hits in fixed if wrong <= most] + [found.main.hits, 0.05]))
+    top = min(1.0, 1.15 * max([hits for doubtful, hits in fixed if doubtful <= most] + [found.main.hits, 0.05]))
     if found.answerable is not None and found.answerable < top:
         axes.axhline(found.answerable, color="#CC79A7", linestyle="-.", label="all that was asked before", zorder=2)
     axes.set_xlim(-0.02 * most, most)
     axes.set_ylim(0, top)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(percent())
-    axes.set_xlabel("wrong cached answers, share of all calls")
+    axes.set_xlabel(f"{_doubtful(found)} cached answers, share of all calls")
     axes.set_ylabel("hits, share of all calls")
     axes.set_title(f"Hits against errors, {found.main.calls:,} calls", fontsize=11)
     legend(axes)
     return figure
 
 
+def _doubtful(found: Figures) -> str:
+    """Return what the hits are that are not known to be right."""
+    played = (found.main, *(point.service for point in found.points))
+    return "wrong or unknown" if any(one.unknown for one in played) else "wrong"
+
+
 def _over_time(found: Figures) -> Any:
     """Return the figure of hits along the log."""
     figure, axes = figure_with_axes()
-    calls, hits, exact, wrong = zip(*found.over_time, strict=True)
+    calls, hits, exact, doubtful = zip(*found.over_time, strict=True)
     axes.fill_between(calls, hits, color=_OURS["color"], alpha=0.12, zorder=1)
     axes.plot(calls, hits, label="hits", **_OURS)
     axes.plot(calls, exact, label="exact hits", **_EXACT)
-    axes.plot(calls, wrong, label="wrong hits", **_WRONG)
+    axes.plot(calls, doubtful, label=f"{_doubtful(found)} hits", **_WRONG)
     axes.set_xlim(0, calls[-1])
     axes.set_ylim(0, min(1.0, 1.15 * max(0.05, *hits)))
     axes.yaxis.set_major_formatter(percent())
@@ -97,7 +107,7 @@ def _budgets(found: Figures) -> Any:
     bounds = [one.bound for one in found.points]
     axes.plot(budgets, bounds, "s--", color="#009E73", linewidth=1.4, label="bound of the account", zorder=3)
     axes.plot(budgets, [one.service.wrong for one in found.points], "o-", label="wrong answers", **_OURS)
-    doubtful = [one.service.wrong + one.service.unknown for one in found.points]
+    doubtful = [one.service.doubtful for one in found.points]
     if any(one.service.unknown for one in found.points):
         axes.plot(budgets, doubtful, "^:", color="#CC79A7", label="wrong or unknown", zorder=3)
     axes.set_xscale("log")
