@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from index.lexicon import DEPRIVING, FIRM, PARTICLES, PHRASAL, RANK, UNITS, opposed
 from index.names import RARE, has_kind, inflected, named_otherwise, substituted
 from index.order import SYMMETRIC, check_order
+from index.times import timed_otherwise
 from index.tokens import DATE, LITERAL, NAME, NEGATED, NUMBER, PICTURE
 from index.typos import is_typo
 from index.wording import CURRENCIES, TELLING, Prepared, prepare
@@ -80,6 +81,8 @@ def compare(one: Prepared, other: Prepared) -> Comparison:
         _check_residuals(one, other, left, right, refused)
     if one.words != other.words and NAME in one.kinds and NAME in other.kinds and inflected(one, other):
         refused.append("names_differ")
+    if "dates_differ" not in refused and timed_otherwise(one.times, other.times, one.stems, other.stems):
+        refused.append("dates_differ")
     if one.negations != other.negations and (
         not typos or has_kind(one, left, NEGATED) or has_kind(other, right, NEGATED)
     ):

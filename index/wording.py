@@ -26,6 +26,7 @@ from index.lexicon import (
     weight,
 )
 from index.text import canonical
+from index.times import Timed, timed
 from index.tokens import BE, DATE, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL, plain, split
 
 PERSONS: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
@@ -67,9 +68,9 @@ class Prepared:
 
     `kinds` holds PLAIN, NAME, ... a word; `numbers` stand in their order, each with its unit ("500 usd"); `agent` is
     the place of the agent of a passive ("seen by ANN"), -1 without; `markers` pairs from, to, by, than, before, ...
-    with what they stand before; `telling` holds the stems that say something, in order; `total` is the sum of
-    `weights`. `verbatim` is "" but for what words do not tell, code, formulas and languages without a lexicon: there it
-    is the text, without what is certainly no difference.
+    with what they stand before, `times` such words with the time they stand before; `telling` holds the stems that say
+    something, in order; `total` is the sum of `weights`. `verbatim` is "" but for what words do not tell, code,
+    formulas and languages without a lexicon: there it is the text, without what is certainly no difference.
     """
 
     words: tuple[str, ...]
@@ -83,6 +84,7 @@ class Prepared:
     language: str
     agent: int
     markers: tuple[str, ...]
+    times: Timed
     pronouns: tuple[str, ...]
     persons: tuple[str, ...]
     telling: tuple[str, ...]
@@ -120,6 +122,7 @@ def prepare(text: str) -> Prepared:
         language=language,
         agent=_agent(words),
         markers=_markers(words, stems, weights),
+        times=timed(words, stems, marks),
         pronouns=() if PRONOUNS.isdisjoint(words) else tuple([w for w in words if w in PRONOUNS]),
         persons=() if PERSONS.keys().isdisjoint(words) else tuple([w for w in words if w in PERSONS]),
         telling=tuple([stem for stem, weight in read if weight > TELLING]),
