@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_origin
 
 from cachetools import LRUCache
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -38,6 +39,15 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _MAX_SCOPES: Final = 10_000
+
+
+def _no_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("no file can be called so: there is a NUL in it")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_no_nul)]
 
 
 class _Table(BaseModel):
@@ -76,7 +86,7 @@ class ServerSettings(_Table):
 class EncoderSettings(_Table):
     """The encoder and the queue in front of it."""
 
-    path: Path = DEFAULT_ENCODER
+    path: Folder = DEFAULT_ENCODER
     """The folder with model.onnx, tokenizer.json and encoder.json."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Encoder runs at the same time, each on one thread: the number of cores."""
@@ -89,14 +99,14 @@ class EncoderSettings(_Table):
 class IndexSettings(_Table):
     """The built index."""
 
-    path: Path = Path("var/index")
+    path: Folder = Path("var/index")
     """The folder that `waypost build-index --output` wrote."""
 
 
 class StoreSettings(_Table):
     """What is kept on disk."""
 
-    data_dir: Path = Path("var/data")
+    data_dir: Folder = Path("var/data")
     """The folder of the record of answers and live references, and of the journal of decisions."""
 
     @property
@@ -529,6 +539,13 @@ def _toml(value: object) -> str:
     return str(value)
 
 
+_OTHERWISE: Final = {
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+}
+
+
 def _line(path: Path | None, problem: Any, values: Any = None) -> str:
     return f"{_variable(problem['loc']) or path or 'settings'}: {explained(problem, values)}"
 
@@ -544,13 +561,13 @@ def explained(problem: Any, values: Any = None, page: str = "docs/operations.md"
     where, kind, given = _where(problem["loc"], values), problem["type"], problem.get("input")
     if kind == "extra_forbidden":
         return f"{where}: no such setting; see {page} for all of them"
-    secret = problem["loc"][-1] == "token"
-    if secret and kind == "too_short":
+    if problem["loc"][-1] == "token" and kind == "too_short":
         return f"{where}: at least {problem['ctx']['min_length']} characters are needed"
     told = problem["msg"].removeprefix("Value error, ")
-    if kind == "tuple_type":
-        told = "must be a list"
-    shown = isinstance(given, str | int | float | bool) and not secret and repr(given) not in told
+    if kind in _OTHERWISE:
+        told = _OTHERWISE[kind]
+    # Where a token stands in the wrong place, it is one all the same.
+    shown = isinstance(given, str | int | float | bool) and problem["loc"][0] != "auth" and repr(given) not in told
     return f"{where}: {told}{f' (given: {given!r})' if shown else ''}"
 
 

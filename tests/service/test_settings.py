@@ -70,6 +70,8 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
         ("[server]\nmetrics_listen = 'unix:/tmp/x'", "server.metrics_listen"),
         ("[server]\nmetrics_listen = 'nowhere'", "server.metrics_listen"),
         ("[server]\ndrain_s = 0", "server.drain_s"),
+        ('[index]\npath = "a\\u0000"', "index.path: no file can be called so"),
+        ('[store]\ndata_dir = "a\\u0000"', "store.data_dir: no file can be called so"),
         ("[server]\nmax_message_mib = 0", "server.max_message_mib"),
         ("[encoder]\nworkers = 0", "encoder.workers"),
         ("[encoder]\nbatch_tokens = 15", "encoder.batch_tokens"),
@@ -117,6 +119,19 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, named: str) -> None:
 def test_all_wrong_lines_are_named_at_once(tmp_path: Path) -> None:
     text = "[cache]\nthreshold = 2\nlease_s = -1\n[encoder]\nworkers = 0\n[nothing]\n"
     assert len(problems(written(tmp_path, text))) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[auth.tokens]\nme = 'hunter2hunter2hunter2'", "auth.tokens.me: must be a table"),
+        ("[auth]\ntokens = 'hunter2hunter2hunter2'", "auth.tokens: must be a table"),
+        ("auth = 'hunter2hunter2hunter2'", "auth: must be a table"),
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated_either(tmp_path: Path, text: str, named: str) -> None:
+    (line,) = problems(written(tmp_path, text))
+    assert line.endswith(named)
 
 
 def test_a_secret_is_not_repeated_in_an_error(tmp_path: Path) -> None:
