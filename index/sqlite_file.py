@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from index import sqlite_schema
@@ -114,6 +114,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             check_pages(connection, path)
         _use_log(connection, path)
         sqlite_schema.migrate(connection, sqlite_schema.STEPS)
+        refuse_incomplete(connection, path, sqlite_schema.STEPS)
     except BaseException:
         connection.close()
         raise
@@ -181,6 +182,8 @@ def _explained(error: sqlite3.Error, path: Path) -> StoreError:
         )
     if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreError(f"{path} is held by another program for more than {_BUSY_S:g} s")
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return StoreError(f"{path} cannot be opened ({error}): it must be a file that may be read and written")
     return StoreError(f"{path}: {error}")
 
 
@@ -273,6 +276,12 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer version (layout {version}; this one knows "
             f"{sqlite_schema.NEWEST}): upgrade, or restore a backup from before the upgrade"
         )
+
+
+def refuse_incomplete(connection: sqlite3.Connection, path: Path, steps: Sequence[str]) -> None:
+    """Raise StoreDamagedError where a file that took all steps of its layout has not what they make."""
+    if gone := sqlite_schema.missing(connection, steps):
+        raise damaged(path, f"it has no {', '.join(gone[:3])}")
 
 
 def check_pages(connection: sqlite3.Connection, path: Path) -> None:

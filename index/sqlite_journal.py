@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from index.errors import StoreDamagedError, StoreError
-from index.sqlite_file import ALWAYS_CHECKED, Lock, check_pages, connect, plain_errors, transaction
+from index.sqlite_file import ALWAYS_CHECKED, Lock, check_pages, connect, plain_errors, refuse_incomplete, transaction
 from index.sqlite_schema import migrate, version_of
 
 # "WayJ" in the file's header.
@@ -144,6 +144,7 @@ class SqliteJournal:
                 if not version_of(self._writer):  # a new one; else nothing is written, which a full disk would not take
                     self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 migrate(self._writer, STEPS)
+                refuse_incomplete(self._writer, self._path, STEPS)
             undo.pop_all()
 
     def append(self, decisions: Sequence[DecisionRow], reports: Sequence[ReportRow]) -> None:

@@ -5,6 +5,7 @@ further step. It never reads or writes records. `index/sqlite_file.py` calls it 
 store; the number of steps taken is in the file's `user_version`.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 
@@ -121,3 +122,18 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
             if connection.in_transaction:
                 connection.rollback()
             raise
+
+
+def missing(connection: sqlite3.Connection, steps: Sequence[str]) -> list[str]:
+    """Return the tables' columns, and the indexes, that a file which took all steps should have and has not."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        migrate(model, steps)
+        return sorted(_parts(model) - _parts(connection))
+
+
+def _parts(connection: sqlite3.Connection) -> set[str]:
+    parts = connection.execute(
+        "SELECT o.name || coalesce('.' || c.name, '') FROM sqlite_schema o LEFT JOIN pragma_table_info(o.name) c "
+        "WHERE o.name NOT LIKE 'sqlite_%'"
+    )
+    return {str(part) for (part,) in parts}

@@ -24,7 +24,8 @@ from index.sqlite_file import disk_would_not
 _log = structlog.get_logger("waypost")
 _FORMAT: Final = 2
 _EVERY_S: Final = 1.0
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# Our own statements are right: what is an error in them is a table that is not as we made it.
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _MOST: Final = 100_000  # changes that wait; more only come while the disk is full
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -128,8 +129,7 @@ def damaged(path: Path) -> str:
         return ""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
-            (found,) = file.execute("PRAGMA user_version").fetchone()
-            if found == _FORMAT:
+            if _format(file) == _FORMAT:
                 _check(file)
     except (sqlite3.Error, _Damage) as error:
         if _is_damage(error):
@@ -154,6 +154,14 @@ def _rows(file: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
         if _row(kind, key, value)[-1] != crc32:
             raise _Damage("a value is not as it was written")
         yield kind, key, value
+
+
+def _format(file: sqlite3.Connection) -> int:
+    """Return which version of Waypost a file is of, 0 for a new one; raises _Damage where it is of none."""
+    (found,) = file.execute("PRAGMA user_version").fetchone()
+    if not found and file.execute("SELECT count(*) FROM sqlite_schema WHERE name != 'kept'").fetchone()[0]:
+        raise _Damage("it belongs to another program")
+    return int(found)
 
 
 def _check(file: sqlite3.Connection) -> None:
@@ -185,7 +193,7 @@ def _ready(file: sqlite3.Connection) -> sqlite3.Connection:
     try:
         file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")
-        (found,) = file.execute("PRAGMA user_version").fetchone()
+        found = _format(file)
         if found not in (0, _FORMAT):  # of another version of Waypost: what it kept comes again
             file.execute("DROP TABLE IF EXISTS kept")
         if found != _FORMAT:

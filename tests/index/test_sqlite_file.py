@@ -186,6 +186,18 @@ def test_bits_that_fell_over_in_the_schema_are_told_as_damage(path: Path) -> Non
     assert refused > 10, "most of these bytes matter"
 
 
+@pytest.mark.parametrize(
+    ("taken", "named"),
+    [("DROP TABLE reference", "reference"), ("ALTER TABLE answer RENAME COLUMN meaning TO sense", "answer.meaning")],
+)
+def test_a_store_without_a_part_of_it_is_refused_when_it_is_opened(path: Path, taken: str, named: str) -> None:
+    fill(path, 1)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(taken)
+    with pytest.raises(StoreDamagedError, match=f"it has no .*{named}"):
+        SqliteStore(path)
+
+
 def test_a_log_without_its_file_is_not_played_into_a_new_one(path: Path, tmp_path: Path) -> None:
     with closing(SqliteStore(path)) as store:
         store.write([answer("a")])

@@ -55,6 +55,19 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> 
     await again.close()
 
 
+@pytest.mark.parametrize("statement", ["DROP TABLE kept", "PRAGMA user_version = 0; CREATE TABLE theirs (a)"])
+async def test_a_file_that_is_not_as_it_was_made_is_moved_aside(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "policy.sqlite3"
+    await State(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript(statement)
+    assert damaged(path)
+    state = State(path)
+    assert state.load() == {}
+    await state.close()
+    assert (tmp_path / "policy.sqlite3.damaged").exists()
+
+
 def rot(path: Path, old: bytes, new: bytes) -> None:
     """Change bytes on the disk where SQLite has no checksum to notice it."""
     raw = path.read_bytes()

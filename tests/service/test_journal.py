@@ -108,6 +108,20 @@ def test_a_file_of_another_program_and_a_newer_one_are_refused(tmp_path: Path) -
         SqliteJournal(tmp_path / "noise.sqlite3")
 
 
+def test_what_is_no_whole_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    SqliteJournal(path).close()
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE report")
+    other.close()
+    with pytest.raises(StoreDamagedError, match=r"it has no report.* Move journal\.sqlite3"):
+        SqliteJournal(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match="it must be a file"):
+        SqliteJournal(path)
+
+
 def test_pages_of_nothing_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite3"
     file = SqliteJournal(path)
