@@ -288,7 +288,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         stated = [description["files"][name] for name in (MODEL, TOKENIZER)]
         parts = [*stated, str(description["max_tokens"]), description["prefix"]]
         consistent = artefact_digest(parts) == description["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{path} cannot be read as an encoder's description ({error!r}): {remedy}"
         raise EncoderError(message) from error
     if not consistent:

@@ -283,7 +283,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except FileNotFoundError:
         raise GenerationError(f"{folder}: no generation is here ({_MANIFEST} is missing); {_REMEDY}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GenerationError(f"{path}: cannot be read ({error!r}); {_REMEDY}") from error
 
 

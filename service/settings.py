@@ -427,7 +427,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         settings = Settings(**values)
     except ValidationError as error:
         raise SettingsError([_line(path, problem, values) for problem in error.errors()]) from error
-    except UnreadableEnvironment as error:
+    except (UnreadableEnvironment, RecursionError) as error:
         how = """lists and tables are given as JSON, for example '["127.0.0.1:50051"]'"""
         names = [name for name, value in os.environ.items() if _is_no_json(name, value)] or [str(error)]
         raise SettingsError([f"environment: {name}: {how}" for name in sorted(names)]) from error
@@ -467,7 +467,7 @@ def _is_no_json(name: str, value: str) -> bool:
         return False
     try:
         json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False
 

@@ -88,7 +88,7 @@ def _prompt(line: str, place: str, *, text: bool) -> Unlabelled:
         raise InputError(
             f"{place}: {error.args[0]}: is missing; give prompt, or messages of role and content"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{place}: {error}") from None
     one = Unlabelled("", messages, str(row.get("expected") or ""), str(row.get("category") or ""))
     return replace(one, id=str(row.get("id") or one.digest))
@@ -186,7 +186,7 @@ def _load(found: Results, file: BinaryIO) -> None:
             break  # a run was killed while it wrote this
         try:
             found._take(json.loads(line))  # noqa: SLF001 - of one module
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{found.path}:{number}: is no result of this command ({error!r})") from None
         whole += len(line)
     file.truncate(whole)

@@ -165,6 +165,13 @@ def test_a_description_that_was_edited_is_refused(tmp_path: Path, change: dict[s
         OnnxEncoder.load(folder)
 
 
+def test_a_description_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "encoder")
+    (folder / "encoder.json").write_text("[" * 99_999)
+    with pytest.raises(EncoderError, match=r"encoder\.json"):
+        OnnxEncoder.load(folder)
+
+
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"encoder\.json.*export"):
         OnnxEncoder.load(tmp_path)

@@ -186,7 +186,7 @@ def test_a_manifest_that_was_edited_is_refused(root: Path, change: Callable[[dic
         load_generation(folder)
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "{", "\xff", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "{", "\xff", '{"format": 1}', "[" * 99_999])
 def test_a_manifest_that_is_none_is_refused(root: Path, text: str) -> None:
     folder = current_generation(root)
     (folder / "manifest.json").write_bytes(text.encode("latin-1"))

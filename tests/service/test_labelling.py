@@ -401,6 +401,7 @@ def test_a_file_of_endpoints_that_is_wrong_says_where(tmp_path: Path, text: str,
     ("name", "text", "told"),
     [
         ("p.jsonl", "{}", "p.jsonl:1: prompt: is missing"),
+        ("p.jsonl", "[" * 99_999, "p.jsonl:1: "),
         ("p.jsonl", "[]", "p.jsonl:1"),
         ("p.jsonl", '{"prompt": " "}', "empty"),
         ("p.jsonl", '{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}', "p.jsonl:2: id 'a'"),

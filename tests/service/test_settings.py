@@ -212,6 +212,7 @@ def test_a_wrong_override_is_named() -> None:
         ("WAYPOST_CASH__THRESHOLD", "0.9"),
         ("WAYPOST_CACHE__THRESHOLD", "high"),
         ("WAYPOST_SERVER__LISTEN", "127.0.0.1:1"),
+        ("WAYPOST_SERVER__LISTEN", "[" * 99_999),
         ("WAYPOST_SERVER", "nonsense"),
         ("WAYPOST_CACHE__PHONE_REGIONS", "US,GB"),
         ("WAYPOST_CACHE__CATEGORIES", "news"),
