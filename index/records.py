@@ -6,6 +6,10 @@ of Waypost.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+MAX_COST_USD: Final = 1_000_000
+"""The most that one call may be said to have cost."""
 
 
 @dataclass(frozen=True, slots=True)

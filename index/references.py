@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from index.catalogue import Catalogue, did_you_mean
 from index.errors import ReferenceError_
-from index.records import Message, Reference
+from index.records import MAX_COST_USD, Message, Reference
 from index.text import canonical
 
 MAX_ID_BYTES = 256
@@ -326,8 +326,8 @@ def _costs(value: object, catalogue: Catalogue | None) -> Mapping[str, float]:
             raise _model_fault("costs", name, catalogue)
         if cost is None:
             continue
-        if type(cost) not in _NUMBERS or not 0 <= cost <= sys.float_info.max:
-            raise RowError(f"costs.{name}", f"must be USD of at least 0, not {_shown(cost)}")
+        if type(cost) not in _NUMBERS or not 0 <= cost <= MAX_COST_USD:
+            raise RowError(f"costs.{name}", f"must be USD from 0 to {MAX_COST_USD:,}, not {_shown(cost)}")
         costs[model] = float(cost)
     return costs or _NONE
 

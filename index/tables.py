@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from index.errors import ReferenceError_
+from index.records import MAX_COST_USD
 from index.references import RowError, parse_line, source_lines
 
 Row = Mapping[str, object]
@@ -100,6 +101,8 @@ def to_number(value: object, column: str) -> float | None:
 def to_amount(value: object, column: str, unit: str = "USD") -> float | None:
     """Return the number in a cell that cannot be less than 0, or None for a hole."""
     number = to_number(value, column)
+    if unit == "USD" and number is not None and not 0 <= number <= MAX_COST_USD:
+        raise RowError(column, f"must be USD from 0 to {MAX_COST_USD:,}, not {number:g}")
     if number is not None and not 0 <= number < math.inf:
         raise RowError(column, f"must be {unit} of at least 0, not {number:g}")
     return number

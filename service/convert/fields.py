@@ -27,7 +27,6 @@ MAX_BATCH: Final = 1_024
 MAX_PAGE: Final = 1_000
 # Of one call: more is a mistake of units, and would stay in every sum it was added to.
 MAX_USAGE: Final = 1_000_000_000
-MAX_COST: Final = 1_000_000.0
 DEFAULT_PAGE: Final = 100
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _MAX_WAIT_S: Final = 60.0

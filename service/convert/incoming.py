@@ -1,6 +1,5 @@
 """Whole requests, from messages to the service's own values."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from waypost.v1 import cache_pb2, references_pb2, router_pb2, types_pb2
 
 from index.catalogue import Catalogue
-from index.records import Message, Reference
+from index.records import MAX_COST_USD, Message, Reference
 from index.text import answer_key
 from index.view import Entry
 from service.cache.storable import blank
@@ -16,7 +15,6 @@ from service.convert.fields import (
     DEFAULT_PAGE,
     MAX_ANSWER,
     MAX_BATCH,
-    MAX_COST,
     MAX_PAGE,
     MAX_USAGE,
     MIB,
@@ -163,7 +161,7 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decisi
         in_range("usage.input_tokens", usage.input_tokens, 0, MAX_USAGE)
         in_range("usage.output_tokens", usage.output_tokens, 0, MAX_USAGE)
         if usage.HasField("cost_usd"):
-            in_range("usage.cost_usd", usage.cost_usd, 0, MAX_COST)
+            in_range("usage.cost_usd", usage.cost_usd, 0, MAX_COST_USD)
     sized("finish_reason", message.finish_reason, 256)
     sized("content_type", message.content_type, 256)
     model = _planned_or_known(message.model, catalogue, decision) if message.model else ""
@@ -307,7 +305,7 @@ def to_reference(message: references_pb2.Reference, place: str, catalogue: Catal
             raise InvalidRequest(("best_model", "give either best_model or scores"))
         best = to_models("best_model", [message.best_model] if message.best_model else [], catalogue)
         scores = _per_model("scores", message.scores, catalogue, 1.0)
-        costs = _per_model("costs", message.costs, catalogue, math.inf)
+        costs = _per_model("costs", message.costs, catalogue, MAX_COST_USD)
     except InvalidRequest as error:
         raise InvalidRequest(*((f"{place}.{field}", why) for field, why in error.violations)) from None
     turns = (*history, Message(message.messages[-1].role, text)) if message.messages else ()

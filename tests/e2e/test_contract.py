@@ -75,6 +75,7 @@ CONTEXTS: list[tuple[Parts, str]] = [
 ]
 NUMBERS_0_TO_1 = [-0.001, 1.001, NAN, INF, -INF]
 NOT_NEGATIVE = [-0.001, NAN, INF, -INF]
+TOO_DEAR = [*NOT_NEGATIVE, 1e300]
 POSITIVE = [ZERO, BELOW, Duration(nanos=-1), Duration(seconds=400_000_000_000)]
 
 DECIDE: list[tuple[Callable[[], Message], str]] = [
@@ -189,7 +190,7 @@ UPSERT: list[tuple[Callable[[], Message], str]] = [
         lambda: upsert({}, {"best_model": None, "scores": {"small": 1.0, "gpt-6-luna": 1.0}}),
         "references[1].scores[",
     ),
-    *((lambda n=n: upsert({}, {"costs": {"small": n}}), "references[1].costs['small']") for n in NOT_NEGATIVE),
+    *((lambda n=n: upsert({}, {"costs": {"small": n}}), "references[1].costs['small']") for n in TOO_DEAR),
     (lambda: upsert({}, {"costs": {"nobody": 1.0}}), "references[1].costs"),
     (lambda: upsert({}, {"category": "x" * 257}), "references[1].category"),
     (lambda: upsert({}, {"source": "x" * 257}), "references[1].source"),

@@ -262,7 +262,7 @@ def test_a_cell_that_is_no_score_is_named(tmp_path: Path, cell: str, problem: st
         ({"prompt": "p", "scores": {}}, "scores: are all absent from this row"),
         ({"prompt": "p", "scores": [1]}, "scores: must be an object of models and numbers"),
         ({"prompt": "p", "scores": {"a": 1}, "score:a": 0}, "score:a: holds 'a' a second time"),
-        ({"prompt": "p", "scores": {"a": 1}, "costs": {"a": -1}}, "costs.a: must be USD of at"),
+        ({"prompt": "p", "scores": {"a": 1}, "costs": {"a": -1}}, "costs.a: must be USD from 0 to"),
         ({"prompt": "p", "scores": {"a": 1}, "costs": {"a": True}}, "costs.a: must be a number"),
         ({"prompt": "p", "scores": {"\ud800": 1}}, "scores.\\ud800: a model's name has 1 to 256"),
         ({"prompt": "p", "scores": {"a": 1}, "category": 3}, "category: must be text"),
@@ -285,7 +285,7 @@ def test_a_wrong_json_row_is_named(tmp_path: Path, row: object, problem: str) ->
         (["p", "llama", "1", ""], "model: the catalogue has no model 'llama'"),
         (["p", "large", "", ""], "quality: is missing"),
         (["p", "large", "2", ""], "quality: must be from 0 to 1, not 2"),
-        (["p", "large", "1", "-1"], "cost: must be USD of at least 0, not -1"),
+        (["p", "large", "1", "-1"], "cost: must be USD from 0 to 1,000,000, not -1"),
     ],
 )
 def test_a_wrong_call_is_named(tmp_path: Path, cells: list[object], problem: str) -> None:

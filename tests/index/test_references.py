@@ -103,9 +103,10 @@ def test_null_means_absent() -> None:
             "the catalogue has no model 'gpt5'; did you mean 'gpt-5'?",
         ),
         ({"scores": {"gpt-5": 1}}, "best_model", "stands beside scores"),
-        ({"costs": {"gpt-5": -1}}, "costs.gpt-5", "must be USD of at least 0, not -1"),
-        ({"costs": {"gpt-5": 10**400}}, "costs.gpt-5", "must be USD of at least 0, not 1000"),
-        ({"costs": {"gpt-5": "1"}}, "costs.gpt-5", "must be USD of at least 0, not text"),
+        ({"costs": {"gpt-5": -1}}, "costs.gpt-5", "must be USD from 0 to 1,000,000, not -1"),
+        ({"costs": {"gpt-5": 10**400}}, "costs.gpt-5", "must be USD from 0 to 1,000,000, not 1000"),
+        ({"costs": {"gpt-5": 1e300}}, "costs.gpt-5", "must be USD from 0 to 1,000,000, not 1e+300"),
+        ({"costs": {"gpt-5": "1"}}, "costs.gpt-5", "must be USD from 0 to 1,000,000, not text"),
         ({"costs": {"gpt-4": 1}}, "costs.gpt-4", "the catalogue has no model 'gpt-4'"),
         ({"costs": 3}, "costs", "must be an object of models and USD, not a number"),
         (
@@ -291,7 +292,7 @@ def test_without_a_catalogue_names_stand_as_they_are() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
     lambda text: not text.isspace()
 )
-prices = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1e9), max_size=2)
+prices = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1e6), max_size=2)
 grades = st.dictionaries(st.sampled_from(CATALOGUE.ids), st.floats(0, 1), min_size=1)
 asks = st.builds(Message, st.sampled_from(["user", "tool"]), texts)
 talks = st.builds(lambda before, last: (*before, last), st.lists(st.builds(Message, texts, texts), max_size=2), asks)

@@ -87,7 +87,7 @@ GOOD = {"prompt": "Where is it?", "answer": "There."}
         ({**GOOD, "answer": "x" * (4 << 20) + "y"}, "log.jsonl:2: answer: 4,194,305 bytes"),
         ({**GOOD, "answer": "\ud800"}, "log.jsonl:2: answer: is not sound Unicode"),
         ({**GOOD, "scope": "a b"}, "log.jsonl:2: scope: 'a b'"),
-        ({**GOOD, "cost": -1}, "log.jsonl:2: cost: must be USD of at least 0"),
+        ({**GOOD, "cost": -1}, "log.jsonl:2: cost: must be USD from 0 to 1,000,000"),
         ({**GOOD, "seconds": "soon"}, "log.jsonl:2: seconds: must be a number"),
         ({**GOOD, "context": {"tool": "x"}}, "log.jsonl:2: context.tool: is none of"),
         ({**GOOD, "context": 5}, "log.jsonl:2: context: must be a text"),

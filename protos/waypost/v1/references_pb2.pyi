@@ -96,7 +96,7 @@ class Reference(_message.Message):
 
     @_builtins.property
     def costs(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The cost in USD for each model. Not negative."""
+        """The cost in USD for each model. 0 to 1,000,000."""
 
     def __init__(
         self,
