@@ -17,6 +17,8 @@ from index.records import Model
 
 MAX_NAME_BYTES = 256
 _KINDS = ("model", "tool", "agent")
+# What is beyond is a slip, and what is made of it (a time, a cost) could not be told to a caller.
+_MOST, _LEAST = 1_000_000_000, 0.001
 
 
 class CatalogueFileError(CatalogueError):
@@ -219,12 +221,16 @@ def _at_least_0(value: object) -> float:
         raise ValueError("must be a number of at least 0")  # noqa: TRY004 - collected as text
     if not (math.isfinite(value) and value >= 0):
         raise ValueError("must be a number of at least 0")
+    if value > _MOST:
+        raise ValueError(f"must be a number of at most {_MOST:,}")
     return float(value)
 
 
 def _above_0(value: object) -> float:
     if isinstance(value, bool) or value == 0:
         raise ValueError("must be a number above 0")
+    if _at_least_0(value) < _LEAST:
+        raise ValueError(f"must be a number of at least {_LEAST}")
     return _at_least_0(value)
 
 

@@ -101,6 +101,8 @@ def test_an_unknown_model_is_named_with_the_closest_known_one() -> None:
         ),
         ("tier = 3", "tier: must be text of 1 to 256 bytes"),
         ("latency_ms = -5", "latency_ms: must be a number of at least 0, not -5"),
+        ("latency_ms = 1e300", "latency_ms: must be a number of at most 1,000,000,000, not 1e+300"),
+        ("tokens_per_s = 1e-300", "tokens_per_s: must be a number of at least 0.001, not 1e-300"),
         ("tokens_per_s = 0", "tokens_per_s: must be a number above 0, not 0"),
         ('kind = "robot"', "kind: must be one of model, tool, agent, not 'robot'"),
         ('capabilities = "tools"', 'capabilities: must be a list of names, such as ["a", "b"]'),
