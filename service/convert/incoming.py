@@ -162,6 +162,8 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decisi
         in_range("usage.output_tokens", usage.output_tokens, 0, MAX_USAGE)
         if usage.HasField("cost_usd"):
             in_range("usage.cost_usd", usage.cost_usd, 0, MAX_COST_USD)
+    if "\0" in sized("quality_source", message.quality_source, 256):  # what stands before it is whose source it is
+        raise InvalidRequest(("quality_source", "there is a NUL in it: give a name without"))
     sized("finish_reason", message.finish_reason, 256)
     sized("content_type", message.content_type, 256)
     model = _planned_or_known(message.model, catalogue, decision) if message.model else ""

@@ -38,7 +38,6 @@ def to_rating(
         catalogue: prices the tokens of a report that names no cost.
     """
     has, usage = message.HasField, message.usage
-    named = sized("quality_source", message.quality_source, 256)
     tokens = has("usage") and (usage.input_tokens or usage.output_tokens)
     cost = usage.cost_usd if usage.HasField("cost_usd") else None
     if cost is None and tokens and what.model in catalogue:
@@ -48,7 +47,7 @@ def to_rating(
         model=what.model,
         outcome=what.outcome,
         quality=message.quality if has("quality") else None,
-        source=source_of(named or principal.name, private_to),
+        source=source_of(message.quality_source or principal.name, private_to),
         cost_usd=cost,
         latency_s=to_seconds("latency", message.latency, zero=True) if has("latency") else None,
         input_tokens=usage.input_tokens if tokens else None,

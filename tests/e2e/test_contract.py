@@ -304,6 +304,8 @@ REPORTS: list[tuple[Parts, str]] = [
     *(({"ttl": d}, "ttl") for d in POSITIVE),
     ({"content_type": "x" * 257}, "content_type"),
     ({"finish_reason": "x" * 257}, "finish_reason"),
+    ({"quality_source": "x" * 257}, "quality_source"),
+    ({"quality_source": "bob\0judge"}, "quality_source"),
     ({"answer_wrong": True}, "answer_wrong"),
 ]
 
