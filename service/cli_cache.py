@@ -116,8 +116,11 @@ def export(
     from index.errors import InputError
     from service import client_cache
 
-    if output.exists() and not overwrite and str(output) != "-":
-        raise InputError(f"{output}: exists already; give another name, or --overwrite")
+    if str(output) != "-" and output.exists():
+        if not output.is_file():  # a device, a pipe: a file would take its place
+            raise InputError(f"{output}: is no file; give the name of one, or - for standard output")
+        if not overwrite:
+            raise InputError(f"{output}: exists already; give another name, or --overwrite")
     written = private = 0
     with _whole(output) as file, client_cache.Answers(address, scope, token, timeout) as answers:
         for answer in answers.list():

@@ -1,6 +1,7 @@
 """`waypost cache`: what there is, what goes, and what is carried to another scope."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -146,6 +147,13 @@ def test_an_export_that_fails_leaves_nothing_behind(server: Server, filled: str,
     assert path.read_text(encoding="utf-8") == before
     assert [one.name for one in tmp_path.iterdir()] == ["answers.jsonl"]
     assert "cannot be read" in run(server, filled, "import", tmp_path / "none.jsonl", code=1)
+
+
+def test_an_export_takes_no_device_s_place(server: Server, filled: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "is no file" in run(server, filled, "export", pipe, "--overwrite", code=1)
+    assert pipe.is_fifo()
 
 
 def test_an_empty_scope_says_so(server: Server, scope: str) -> None:
