@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from index.tokens import BE, NAME, NUMBER
-from index.wording import PERSONS, TELLING, Prepared
+from index.wording import PERSONS, SELF, SELVES, TELLING, Prepared
 
 SYMMETRIC: Final = frozenset(("and", "or", "vs", "versus", "between", "nor"))
 """Between two things joined by these their order says nothing."""
@@ -33,7 +33,7 @@ def check_order(one: Prepared, other: Prepared, left: Sequence[int], right: Sequ
     extra = sum([one.weights[p] for p in left]) + sum([other.weights[p] for p in right])
     if extra > _SAME_WORDS * (one.total + other.total):
         return
-    if _alternatives(one.words) * _alternatives(other.words) < 0:
+    if one.alternatives * other.alternatives < 0:
         refused.append("conjunction")
     if _pronouns_turned(one, other) or _persons_turned(one, other) or _turned(one, other):
         refused.append("roles_differ")
@@ -85,11 +85,6 @@ def _of_time(one: Prepared, other: Prepared, word: str) -> bool:
     return word != "by" or (one.agent < 0 and other.agent < 0)
 
 
-def _alternatives(words: tuple[str, ...]) -> int:
-    """Return 1 for a text that says "or", -1 for one that says "and" or "both", 0 for neither or all."""
-    return ("or" in words) - ("and" in words or "both" in words)
-
-
 def _pronouns_turned(one: Prepared, other: Prepared) -> bool:
     """Return whether "he ... her" became "she ... him", or a pronoun one of the names."""
     mine, theirs = one.pronouns, other.pronouns
@@ -113,9 +108,7 @@ def _persons_turned(one: Prepared, other: Prepared) -> bool:
 def _turned(one: Prepared, other: Prepared) -> bool:
     """Return whether two things have changed places around what stayed, passives read as what they mean."""
     verbs = {text.stems[text.agent - 2] for text in (one, other) if text.agent >= 0}
-    mine, theirs = _spine(one, verbs), _spine(other, verbs)
-    if verbs:
-        mine, theirs = [s for s in mine if s != _SELF], [s for s in theirs if s != _SELF]
+    mine, theirs = _active(one, verbs), _active(other, verbs)
     if mine == theirs:
         return False
     rank = dict(zip(theirs, range(len(theirs)), strict=True))
@@ -150,32 +143,28 @@ def _is_object(text: Prepared) -> bool:
 
 def _related(text: Prepared, first: str, second: str) -> tuple[str, ...]:
     """Return the words between two, where one of them says how the first stands to the second: "effect OF ..."."""
-    if _SELF in (first, second):
+    if SELF in (first, second):
         return ()
     between = text.words[text.stems.index(first) + 1 : text.stems.index(second)]
     return between if not _RELATING.isdisjoint(between) else ()
 
 
 _RELATING: Final = frozenset(("of", "with", "for", "on", "in", "as", "is", "are", "via", "through", "per"))
-_SELF: Final = "i"
-_SELVES: Final = ("i", "me")
 
 
-def _spine(text: Prepared, verbs: set[str]) -> list[str]:
-    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives.
-
-    Who asks is one of them, be it that "I" do something or that it is done to "me".
-    """
-    if not verbs and text.agent < 0 and "i" not in text.persons and "me" not in text.persons:
-        return list(dict.fromkeys(text.telling))
+def _active(text: Prepared, verbs: set[str]) -> tuple[str, ...]:
+    """Return the telling words in order, once each, the agent of a passive first, without the verbs of passives."""
+    if not verbs:
+        return text.spine
     weights, words = text.weights, text.words
-    places = [p for p in range(len(words)) if weights[p] > TELLING or words[p] in _SELVES]
-    if verbs:
-        places = [p for p in places if text.stems[p] not in verbs]
+    places = [
+        p for p, stem in enumerate(text.stems) if stem not in verbs and (weights[p] > TELLING or words[p] in SELVES)
+    ]
     if text.agent >= 0:
         after = next((p for p in places if p >= text.agent), -1)
         places = [p for p in places if p == after] + [p for p in places if p != after]
-    return list(dict.fromkeys([_SELF if words[p] in _SELVES else text.stems[p] for p in places]))
+    # Who asks may have been left out of one: "I was seen by Ann", "Ann saw".
+    return tuple(dict.fromkeys([text.stems[p] for p in places if words[p] not in SELVES and text.stems[p] != SELF]))
 
 
 def _symmetric(text: Prepared, first: str, second: str) -> bool:
@@ -185,7 +174,7 @@ def _symmetric(text: Prepared, first: str, second: str) -> bool:
 
 
 def _place(text: Prepared, stem: str) -> int:
-    return text.stems.index("me" if stem == _SELF and _SELF not in text.stems else stem)
+    return text.stems.index("me" if stem == SELF and SELF not in text.stems else stem)
 
 
 def _is_name(text: Prepared, stem: str) -> bool:

@@ -31,6 +31,9 @@ from index.tokens import BE, DATE, NAME, NEGATED, NUMBER, PICTURE, PLAIN, SYMBOL
 
 PERSONS: Final = {"i": "I", "me": "I", "my": "I", "you": "you", "your": "you"}
 """Who speaks and who is spoken to."""
+SELF: Final = "i"
+SELVES: Final = frozenset(("i", "me"))
+"""Who asks, be it that they do something or that it is done to them: one of those it is about."""
 TELLING: Final = 0.3
 """Weight above which a word says something of its own: neither a function word nor filler."""
 # Of code and formulas: one sign more or less is another program, and not every sign is a token.
@@ -69,8 +72,10 @@ class Prepared:
     `kinds` holds PLAIN, NAME, ... a word; `numbers` stand in their order, each with its unit ("500 usd"); `agent` is
     the place of the agent of a passive ("seen by ANN"), -1 without; `markers` pairs from, to, by, than, before, ...
     with what they stand before, `times` such words with the time they stand before; `telling` holds the stems that say
-    something, in order; `total` is the sum of `weights`. `verbatim` is "" but for what words do not tell, code,
-    formulas and languages without a lexicon: there it is the text, without what is certainly no difference.
+    something, in order, `spine` each of them once, with `SELF` for who asks; `alternatives` is 1 for a text that says
+    "or", -1 for one that says "and", 0 for neither or both; `total` is the sum of `weights`. `verbatim` is "" but for
+    what words do not tell, code, formulas and languages without a lexicon: there it is the text, without what is
+    certainly no difference.
     """
 
     words: tuple[str, ...]
@@ -88,6 +93,8 @@ class Prepared:
     pronouns: tuple[str, ...]
     persons: tuple[str, ...]
     telling: tuple[str, ...]
+    spine: tuple[str, ...]
+    alternatives: int
     total: float
     verbatim: str
     cut: bool
@@ -109,6 +116,7 @@ def prepare(text: str) -> Prepared:
     read = [_known(w) if k in _PLAINLY else _certain(w, k) for w, k in zip(words, marks, strict=True)]
     weights = tuple([weight for _, weight in read])
     stems = tuple([stem for stem, _ in read])
+    telling = tuple([stem for stem, weight in read if weight > TELLING])
     language = _language(text, words, marks)
     return Prepared(
         words=tuple(map(intern, words)),
@@ -125,7 +133,9 @@ def prepare(text: str) -> Prepared:
         times=timed(words, stems, marks),
         pronouns=() if PRONOUNS.isdisjoint(words) else tuple([w for w in words if w in PRONOUNS]),
         persons=() if PERSONS.keys().isdisjoint(words) else tuple([w for w in words if w in PERSONS]),
-        telling=tuple([stem for stem, weight in read if weight > TELLING]),
+        telling=telling,
+        spine=_spine(words, stems, weights, telling),
+        alternatives=("or" in words) - ("and" in words or "both" in words),
         total=sum(weights),
         verbatim=_verbatim(text, words, language),
         cut=cut or more,
@@ -143,6 +153,18 @@ def _certain(word: str, kind: int) -> tuple[str, float]:
     if kind == NUMBER:
         return intern(word), 1.0
     return intern(stem(bare(word) if kind == NAME else word)), 0.0 if kind == PICTURE else 1.0
+
+
+def _spine(
+    words: list[str], stems: tuple[str, ...], weights: tuple[float, ...], telling: tuple[str, ...]
+) -> tuple[str, ...]:
+    if SELVES.isdisjoint(words):
+        once = dict.fromkeys(telling)
+        return telling if len(once) == len(telling) else tuple(once)
+    each = zip(words, stems, weights, strict=True)
+    return tuple(
+        dict.fromkeys([SELF if w in SELVES else s for w, s, weight in each if weight > TELLING or w in SELVES])
+    )
 
 
 def _verbatim(text: str, words: list[str], language: str) -> str:
