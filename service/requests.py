@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -435,22 +435,15 @@ class Trace:
     stopped: float = math.inf
 
 
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-def _nothing() -> Mapping[str, Any]:
-    """Return what most decisions have: they are kept by the thousand, and need no dictionaries of their own."""
-    return _NOTHING
-
-
 @dataclass(slots=True)
 class Decision:
     """What one Decide returned, and what is kept of it until it is reported, explained or forgotten.
 
     `request` is as the policy would have it; how that came about is in `trace`. Exactly one of `hit` and `plan` is
     set. A `fill_token` lets the answer be stored, once, until `lease_until` (seconds, monotonic). `expected` are
-    the estimates before anything that reports taught, `heard` what was reported of which model. `taught` tells whether
-    there was a verdict on the `trial`, `complained` whether the hit was reported as wrong.
+    the estimates before anything that reports taught, `heard` what was reported of which model, `reviews` what its
+    answer came to (None: nothing yet). `taught` tells whether there was a verdict on the `trial`, `complained` whether
+    the hit was reported as wrong.
     """
 
     id: str
@@ -476,9 +469,9 @@ class Decision:
     fill_token: str = ""
     lease_until: float = 0.0
     reported: bool = False
-    heard: Mapping[str, frozenset[str]] = field(default_factory=_nothing)
+    heard: Mapping[str, frozenset[str]] | None = None
     trace: Trace = field(default_factory=Trace)
-    reviews: Mapping[str, Reviewed] = field(default_factory=_nothing)
+    reviews: Mapping[str, Reviewed] | None = None
 
     @property
     def neighbours(self) -> tuple[Neighbour, ...]:

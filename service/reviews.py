@@ -48,7 +48,7 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
         text = inspect(decision, given, acceptor)
     team = decider.policy.team(generation)
     reviewed = judge(decision, given, text, acceptor, team, decider.feedback, vectors)
-    decision.reviews = {**decision.reviews, given.model: reviewed}
+    decision.reviews = {**(decision.reviews or {}), given.model: reviewed}
     if decider.log.get(decision.id) is None:  # it came from the journal: reports on it must find the review
         decider.log.add(decision)
     what = "accepted" if reviewed.accepted else "escalated"
@@ -62,7 +62,7 @@ async def review(decider: Decider, decision: Decision, given: Given, deadline: f
 
 def reported(decider: Decider, decision: Decision, model: str, quality: float | None, *, wrong: bool) -> None:
     """Take in how good an answer was in the end: the first report of it counts, if it was reviewed."""
-    if model not in decision.reviews or (quality is None and not wrong):
+    if model not in (decision.reviews or ()) or (quality is None and not wrong):
         return
     right = not wrong and (quality is None or quality >= _HALF)
     reviewed = learn(decision, model, right=right, feedback=decider.feedback)

@@ -168,8 +168,9 @@ class Runtime:
     def heard(self, decision: Decision, rating: Rating) -> None:
         """Take in what a caller reports of a model."""
         decider = self.decider
-        rating = replace(rating, known=decision.heard.get(rating.model, frozenset()))
-        decision.heard = {**decision.heard, rating.model: rating.said()}
+        heard = decision.heard or {}
+        rating = replace(rating, known=heard.get(rating.model, frozenset()))
+        decision.heard = {**heard, rating.model: rating.said()}
         decider.policy.reported(decision, rating)
         if decider.learner is not None:
             decider.learner.reported(decision, rating)

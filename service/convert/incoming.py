@@ -167,7 +167,12 @@ def check_report(message: router_pb2.ReportRequest, catalogue: Catalogue, decisi
     sized("finish_reason", message.finish_reason, 256)
     sized("content_type", message.content_type, 256)
     model = _planned_or_known(message.model, catalogue, decision) if message.model else ""
-    if message.HasField("answer_wrong") and message.answer_wrong and not was_hit and model not in decision.reviews:
+    if (
+        message.HasField("answer_wrong")
+        and message.answer_wrong
+        and not was_hit
+        and model not in (decision.reviews or ())
+    ):
         raise InvalidRequest(("answer_wrong", "this decision served no cached answer, and none of it was reviewed"))
     return model
 

@@ -111,8 +111,9 @@ def _verdict(plan: Plan, at: int, p: float, failed: str, route: RouteOptions, te
 
 def learn(decision: Decision, model: str, *, right: bool, feedback: Feedback) -> Reviewed | None:
     """Teach the sources what became of a reviewed answer, once; return what the review had said, None without one."""
-    reviewed = decision.reviews.get(model)
-    decision.reviews = {name: other for name, other in decision.reviews.items() if name != model}
+    reviews = decision.reviews or {}
+    reviewed = reviews.get(model)
+    decision.reviews = {name: other for name, other in reviews.items() if name != model}
     if reviewed is not None and not reviewed.failure:
         for source, x in reviewed.evidence:
             feedback.learn(decision.request.scope, source, x, right=right)
