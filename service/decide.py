@@ -106,7 +106,6 @@ class Decider:
         mark = perf_counter()
         prompt = prompt or keyed(request)
         request, trace = self.policy.admit(request, prompt, generation)
-        request = self.policy.able(request, None, generation)
         timings.normalise = perf_counter() - mark
         decision = Decision(new_id(), request, prompt, generation.id, now, timings, trace=trace)
         caching = self.settings.cache.enabled
@@ -162,9 +161,9 @@ class Decider:
     def _served_exactly(self, decision: Decision, now: float) -> bool:
         """Return whether the answer to the same text is the hit."""
         mark = perf_counter()
-        decision.hit = self._exact(decision.request, decision.prompt, now)
+        decision.hit = hit = self._exact(decision.request, decision.prompt, now)
         decision.timings.exact = perf_counter() - mark
-        return decision.hit is not None
+        return hit is not None
 
     def _served_alike(self, decision: Decision, found: Found, now: float) -> bool:
         """Return whether the answer to a text that is near is the hit."""

@@ -127,7 +127,7 @@ class RouteOptions:
 
     def admits(self, model: str) -> bool:
         """Return whether an answer of this model is wanted at all, be it a cached one."""
-        if any(model not in admitted for _, admitted in self.limits):
+        if self.limits and any(model not in admitted for _, admitted in self.limits):
             return False
         if self.able is not None and model not in self.able:
             return False

@@ -62,6 +62,7 @@ class Keeper:
     def __init__(self, judge: Judge, coin: Callable[[], float] = coin) -> None:
         self._judge, self._coin = judge, coin
         self._scopes: LRUCache[str, ScopeKeeper] = LRUCache(_MAX_SCOPES)
+        self._latest: tuple[str | None, ScopeKeeper] = (None, ScopeKeeper())
         self._changed: set[str] = set()
         self.actions = {action.value: 0 for action in Action}
         self.verdicts = {"right": 0, "wrong": 0, "unknown": 0}
@@ -69,10 +70,13 @@ class Keeper:
 
     def scope(self, name: str) -> ScopeKeeper:
         """Return what was learned in a scope."""
-        try:
-            return self._scopes[name]
-        except KeyError:
-            return self._take(name, ScopeKeeper())
+        if name != self._latest[0]:  # else it is the latest to be used already
+            try:
+                found = self._scopes[name]
+            except KeyError:
+                found = self._take(name, ScopeKeeper())
+            self._latest = name, found
+        return self._latest[1]
 
     def changed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Yield scopes in which something was learned or counted since the last time, with their state.
@@ -94,6 +98,7 @@ class Keeper:
         if len(self._scopes) >= _MAX_SCOPES:
             self._changed.add(self._scopes.popitem()[0])
         self._scopes[name] = kept
+        self._latest = None, kept
         return kept
 
     def ledgers(self, name: str) -> Collection[Ledger]:

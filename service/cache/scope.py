@@ -30,22 +30,25 @@ _FORGET_CHECK: Final = 0.98
 class ScopeKeeper:
     """What was learned in one scope.
 
-    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused.
+    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused;
+    `latest` is the account that was asked for last.
     """
 
     learner: Learner = field(default_factory=Learner)
     ledgers: LRUCache[float, Ledger] = field(default_factory=lambda: LRUCache(_MAX_BUDGETS))
+    latest: Ledger | None = None
     records: LRUCache[bytes, tuple[float, float]] = field(default_factory=lambda: LRUCache(_MAX_RECORDS))
     checks: dict[str, tuple[float, float]] = field(default_factory=dict)
     unknown: Unknown = field(default_factory=Unknown)
 
     def ledger(self, budget: float) -> Ledger:
         """Return the account of a budget."""
-        try:
-            return self.ledgers[budget]
-        except KeyError:
-            ledger = self.ledgers[budget] = Ledger(budget)
-            return ledger
+        if self.latest is None or self.latest.budget != budget:  # else it is the latest to be used already
+            try:
+                self.latest = self.ledgers[budget]
+            except KeyError:
+                self.latest = self.ledgers[budget] = Ledger(budget)
+        return self.latest
 
     def record(self, answer: bytes) -> float:
         """Return the log-odds that an answer is wrong, by its verdicts alone; 0 without any."""

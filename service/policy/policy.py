@@ -99,8 +99,13 @@ class Policy:
     def admit(self, request: Request, prompt: Prompt, generation: Generation) -> tuple[Request, Trace]:
         """Return what rules and experiment make of a request, before anything is looked up for it. Pure."""
         compiled, trace = self._ready[generation.id].compiled, Trace(request)
-        if not compiled.rules and not compiled.experiments:
-            return request, trace
+        if compiled.rules or compiled.experiments:
+            request = self._ruled(request, prompt, trace, compiled)
+        if request.route.require:
+            request = self.able(request, None, generation)
+        return request, trace
+
+    def _ruled(self, request: Request, prompt: Prompt, trace: Trace, compiled: Compiled) -> Request:
         request = rule_early(request, prompt, trace, compiled)
         if compiled.experiments and not request.route.pin:
             bound = first_that_fits(compiled, request, prompt)
@@ -109,12 +114,10 @@ class Policy:
                 trace.arm, trace.shadow = f"{bound.experiment.name}/{arm.name}", arm.shadow
                 if not arm.shadow:
                     request = ask(request, [bound.asked[arm.name]], overrides=False)
-        return request, trace
+        return request
 
     def able(self, request: Request, estimates: tuple[Estimate, ...] | None, generation: Generation) -> Request:
         """Return a request with the models that have what it asks of one, as far as that is known before `choose`."""
-        if not request.route.require and estimates is None:
-            return request
         groups = self._ready[generation.id].groups
         known = alike(estimates, groups) if groups and estimates is not None else estimates
         return request._replace(route=able(request.route, generation.catalogue, known))
