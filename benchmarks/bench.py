@@ -46,6 +46,10 @@ QUICK: Final = Sizes(
 """Says whether everything still runs, not how fast it is."""
 
 
+# Some of the prompts have a phone number or an address.
+_STORING: Final = {"WAYPOST_CACHE__PERSONAL_DATA": "store"}
+
+
 class Bench:
     """One run of the benchmarks.
 
@@ -104,7 +108,7 @@ class Bench:
     ) -> Service:
         """Start a service with a record of its own, on the starter index unless another is given."""
         module = "benchmarks.echo_server" if echo else "service.cli"
-        return Service(index or self.starter_index, self.work / name, module=module, env=env)
+        return Service(index or self.starter_index, self.work / name, module=module, env={**_STORING, **(env or {})})
 
     def encoder(self, file: Path, folder: Path | None = None) -> Worker:
         """Start the encoder alone, with the prompts of a file."""

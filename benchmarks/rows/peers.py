@@ -52,7 +52,7 @@ def _against(bench: Bench, number: str, peer: str, module: str, what: str) -> Ro
     }
     samples = []
     with (
-        bench.service(f"against-{module}", bench.big_index, env={"WAYPOST_CACHE__PERSONAL_DATA": "store"}) as service,
+        bench.service(f"against-{module}", bench.big_index) as service,
         _fastest(bench.peers, module, files) as worker,
     ):
         store(service, "peers", bench.many)

@@ -18,16 +18,21 @@ _COLUMNS: Final = ("decisions/s", "p50 ms", "p99 ms", "server CPU ms", "one call
 
 
 def by_length(bench: Bench) -> Table:
-    """Return figures of cold decisions for prompts of some lengths."""
+    """Return figures of cold decisions for prompts of some lengths: of short ones the encoder takes a smaller share."""
     lines: list[list[str | float]] = []
     with bench.service("lengths") as service:
         for tokens in _LENGTHS:
             count = max(bench.sizes.cold * 32 // (32 + tokens), 100)
             file = write(bench.work / f"tokens-{tokens}.jsonl", of_length(tokens, count))
             Load(_CALLERS, count // 2, file).on(service)
-            lines.append([f"{tokens}", *_cells(Load(_CALLERS, count, file).on(service))])
-            lines[-1].append(round(Load(1, count // 4, file).on(service).p50, 2))
-    return Table("Cold decisions by length of the prompt", ("tokens", *_COLUMNS), lines, f"{_CALLERS} callers")
+            seen = Load(_CALLERS, count, file).on(service)
+            lines.append([f"{tokens}", *_cells(seen), round(Load(1, count // 4, file).on(service).p50, 2)])
+            with bench.encoder(file) as encoder:
+                alone = encoder.ask(do="offline")
+            encoding = 1e3 * alone["cpu"] / alone["prompts"]
+            lines[-1] += [round(encoding, 2), round(seen.cpu_per_request / encoding, 2)]
+    columns = ("tokens", *_COLUMNS, "encoder's CPU ms", "server's ÷ encoder's")
+    return Table("Cold decisions by length of the prompt", columns, lines, f"{_CALLERS} callers")
 
 
 def by_hit_ratio(bench: Bench) -> Table:
