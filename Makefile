@@ -28,7 +28,7 @@ build-index: $(VENV)/.run ## Build the index from REFERENCES=… with the models
 test: $(VENV)/.dev ## Set up and run every test
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.dev ## Measure speed and size on this machine (about 15 minutes; QUICK=1: does it still run?)
+bench: $(VENV)/.dev ## Measure speed and size on this machine (about 20 minutes; QUICK=1: does it still run?)
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick)
 
 evaluate: $(VENV)/.dev build-index ## Measure routing by cross-validation on REFERENCES=…, report in report/
