@@ -79,16 +79,19 @@ class Answers:
         try:
             return self._recent[entry.row]
         except KeyError:
-            try:
-                record = self._store.get(Kind.ANSWER, entry.scope, (entry.answer_id,)).get(entry.answer_id)
-            except StoreError as error:  # a model can answer in its place
-                self._complain(entry, error)
-                return None
-            # What is just becoming another wording of some answer has no text of its own any more.
-            answer = record if isinstance(record, Answer) and not record.wording_of else None
-            if answer is not None and _size(answer) <= _RECENT_BYTES:
-                self._recent[entry.row] = answer
-            return answer
+            return self._read(entry)
+
+    def _read(self, entry: Entry) -> Answer | None:
+        try:
+            record = self._store.get(Kind.ANSWER, entry.scope, (entry.answer_id,)).get(entry.answer_id)
+        except StoreError as error:  # a model can answer in its place
+            self._complain(entry, error)
+            return None
+        # What is just becoming another wording of some answer has no text of its own any more.
+        answer = record if isinstance(record, Answer) and not record.wording_of else None
+        if answer is not None and _size(answer) <= _RECENT_BYTES:
+            self._recent[entry.row] = answer
+        return answer
 
     def _complain(self, entry: Entry, error: StoreError) -> None:
         """Count an answer that cannot be read, and log it; of many in a short time only the first, and their number."""

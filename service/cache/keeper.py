@@ -5,11 +5,12 @@ event loop, in memory; `changed` and `restore` are what it takes to keep it. Cal
 `service.lessons` with what came of it.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cachetools import Cache, LRUCache
+from cachetools import Cache
 
 from index.guard import CHECKS
 from index.text import plain
@@ -61,8 +62,7 @@ class Keeper:
 
     def __init__(self, judge: Judge, coin: Callable[[], float] = coin) -> None:
         self._judge, self._coin = judge, coin
-        self._scopes: LRUCache[str, ScopeKeeper] = LRUCache(_MAX_SCOPES)
-        self._latest: tuple[str | None, ScopeKeeper] = (None, ScopeKeeper())
+        self._scopes: OrderedDict[str, ScopeKeeper] = OrderedDict()  # the one silent for longest is first
         self._changed: set[str] = set()
         self.actions = {action.value: 0 for action in Action}
         self.verdicts = {"right": 0, "wrong": 0, "unknown": 0}
@@ -70,13 +70,11 @@ class Keeper:
 
     def scope(self, name: str) -> ScopeKeeper:
         """Return what was learned in a scope."""
-        if name != self._latest[0]:  # else it is the latest to be used already
-            try:
-                found = self._scopes[name]
-            except KeyError:
-                found = self._take(name, ScopeKeeper())
-            self._latest = name, found
-        return self._latest[1]
+        found = self._scopes.get(name)
+        if found is None:
+            return self._take(name, ScopeKeeper())
+        self._scopes.move_to_end(name)
+        return found
 
     def changed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Yield scopes in which something was learned or counted since the last time, with their state.
@@ -96,9 +94,8 @@ class Keeper:
     def _take(self, name: str, kept: ScopeKeeper) -> ScopeKeeper:
         """Keep what was learned in a scope; where there are too many, the one that was silent for longest goes."""
         if len(self._scopes) >= _MAX_SCOPES:
-            self._changed.add(self._scopes.popitem()[0])
+            self._changed.add(self._scopes.popitem(last=False)[0])
         self._scopes[name] = kept
-        self._latest = None, kept
         return kept
 
     def ledgers(self, name: str) -> Collection[Ledger]:

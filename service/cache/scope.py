@@ -4,6 +4,7 @@ Plain values go out and come back, so that it survives a restart. `service.cache
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,25 +31,26 @@ _FORGET_CHECK: Final = 0.98
 class ScopeKeeper:
     """What was learned in one scope.
 
-    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused;
-    `latest` is the account that was asked for last.
+    Verdicts are (right, wrong): `records` by an answer's identity, `checks` of what a check of the guard refused. Of
+    the accounts the one that was used least lately is first.
     """
 
     learner: Learner = field(default_factory=Learner)
-    ledgers: LRUCache[float, Ledger] = field(default_factory=lambda: LRUCache(_MAX_BUDGETS))
-    latest: Ledger | None = None
+    ledgers: OrderedDict[float, Ledger] = field(default_factory=OrderedDict)
     records: LRUCache[bytes, tuple[float, float]] = field(default_factory=lambda: LRUCache(_MAX_RECORDS))
     checks: dict[str, tuple[float, float]] = field(default_factory=dict)
     unknown: Unknown = field(default_factory=Unknown)
 
     def ledger(self, budget: float) -> Ledger:
         """Return the account of a budget."""
-        if self.latest is None or self.latest.budget != budget:  # else it is the latest to be used already
-            try:
-                self.latest = self.ledgers[budget]
-            except KeyError:
-                self.latest = self.ledgers[budget] = Ledger(budget)
-        return self.latest
+        found = self.ledgers.get(budget)
+        if found is not None:
+            self.ledgers.move_to_end(budget)
+            return found
+        if len(self.ledgers) >= _MAX_BUDGETS:
+            self.ledgers.popitem(last=False)
+        found = self.ledgers[budget] = Ledger(budget)
+        return found
 
     def record(self, answer: bytes) -> float:
         """Return the log-odds that an answer is wrong, by its verdicts alone; 0 without any."""

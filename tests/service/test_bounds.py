@@ -176,6 +176,15 @@ def test_decisions_that_wait_for_the_disk_are_bounded_in_number_and_in_text(
     assert (len(stuck._waiting), stuck.dropped) == (kept, 10 - kept)
 
 
+def test_of_many_budgets_the_accounts_that_are_used_stay() -> None:
+    kept = scopes.ScopeKeeper()
+    used = kept.ledger(0.01)
+    for number in range(2 * scopes._MAX_BUDGETS):
+        kept.ledger(0.1 + number / 1_000)
+        assert kept.ledger(0.01) is used
+    assert len(kept.ledgers) == scopes._MAX_BUDGETS
+
+
 def test_words_too_long_to_be_any_are_looked_up_and_not_remembered() -> None:
     word = "x" * lexicon._LONGEST
     for known in (lexicon.stem, lexicon.weight, lexicon.partners):
